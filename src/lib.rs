@@ -3,20 +3,17 @@
 #[cfg(feature = "server")]
 pub mod agent;
 #[cfg(feature = "server")]
+pub mod budget;
+#[cfg(feature = "server")]
 pub mod clock;
+#[cfg(feature = "server")]
+pub mod event;
 #[cfg(feature = "server")]
 pub mod id;
 #[cfg(feature = "server")]
 pub mod money;
 pub mod pb;
 #[cfg(feature = "server")]
-pub mod event {
-    //! e
-    pub mod wire {
-        //! w
-        /// d
-        pub type WatchTaskResponse = crate::pb::WatchTaskResponse;
-        /// r
-        pub type RunStreamResponse = crate::pb::RunStreamResponse;
-    }
-}
+pub mod store;
+#[cfg(feature = "server")]
+pub mod task;

@@ -1,0 +1,336 @@
+//! The truth: tasks, their logs, the ledger, the shared context.
+//!
+//! The store *is* the queue. It holds no rules: it commits a [`Change`] under its
+//! precondition, claims the oldest ready tasks, and reads. `now` is always an
+//! argument. Nothing is acknowledged before it is committed, and everything in
+//! memory can be rebuilt from here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::budget::Funds;
+use crate::clock::Timestamp;
+use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
+use crate::money::Microdollars;
+use crate::pb::event::Kind;
+use crate::task::{Change, Record, Spec, State, Task};
+
+/// What is committed in one transaction: all of it or nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The request that makes these tasks. If the same caller's request is
+    /// there already and has not expired: [`StoreError::RequestExists`].
+    pub request: Option<Request>,
+    /// The changes.
+    pub changes: Vec<Change>,
+    /// Dates the log entries.
+    pub now: Timestamp,
+}
+
+/// A call that made work, remembered so that its repeat makes none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Who called.
+    pub caller: CallerId,
+    /// The caller's name for the call.
+    pub id: RequestId,
+    /// SHA-256 of what was asked.
+    pub fingerprint: [u8; 32],
+    /// What it made: one task, or the first of a group's.
+    pub task: TaskId,
+    /// The group it made.
+    pub group: Option<GroupId>,
+    /// Forgotten after this time.
+    pub expire_time: Timestamp,
+    /// Whether the task was deleted since: a repeat must not run again.
+    pub deleted: bool,
+}
+
+/// An entry of a log as stored: `bytes` is an encoded `claudepool.v1.Event`,
+/// the same for every reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its number, from 1.
+    pub sequence: u64,
+    /// The encoded event.
+    pub bytes: Bytes,
+}
+
+/// What a commit added to one task's log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// The task.
+    pub task: TaskId,
+    /// Its state now.
+    pub state: State,
+    /// The entries, in order.
+    pub entries: Vec<LogEntry>,
+}
+
+/// A wish to claim tasks.
+#[derive(Clone, Debug)]
+pub struct ClaimRequest {
+    /// The slots that want one task each, in order of preference.
+    pub slots: Vec<SlotId>,
+    /// Their node.
+    pub node: NodeId,
+    /// Until when a claim holds without renewal; `None`: no limit.
+    pub lease_until: Option<Timestamp>,
+    /// Revision of the shared context that the attempts see.
+    pub context_revision: u64,
+    /// Now: tasks whose ready time is later are not ready.
+    pub now: Timestamp,
+}
+
+/// What a claim gave.
+#[derive(Clone, Debug, Default)]
+pub struct Claimed {
+    /// One entry per claimed task, in order of `ClaimRequest::slots`.
+    pub tasks: Vec<ClaimedTask>,
+    /// Ready tasks that the budget does not cover and, with nothing reserved,
+    /// never will: to be ended by the pool.
+    pub unaffordable: Vec<Task>,
+    /// Whether ready tasks were left that the budget does not cover now.
+    pub waits_for_budget: bool,
+    /// The earliest ready time after now among queued tasks.
+    pub next_ready: Option<Timestamp>,
+}
+
+/// A task that was claimed.
+#[derive(Clone, Debug)]
+pub struct ClaimedTask {
+    /// The slot it was claimed for.
+    pub slot: SlotId,
+    /// The row after the claim.
+    pub task: Task,
+    /// What is to be done.
+    pub spec: Arc<Spec>,
+    /// What the claim added to its log.
+    pub committed: Committed,
+}
+
+/// Who appends to a running task's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt. An append of another one is refused.
+    pub attempt: u32,
+}
+
+/// Which parts of a task are read besides the row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// What was asked.
+    pub spec: bool,
+    /// What it gave.
+    pub result: bool,
+}
+
+impl Parts {
+    /// The row alone.
+    pub const ROW: Self = Self {
+        spec: false,
+        result: false,
+    };
+    /// The row and the result.
+    pub const RESULT: Self = Self {
+        spec: false,
+        result: true,
+    };
+    /// Everything.
+    pub const ALL: Self = Self {
+        spec: true,
+        result: true,
+    };
+}
+
+/// Which tasks are listed. Empty fields do not restrict.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Of this caller; `None`: of any.
+    pub caller: Option<CallerId>,
+    /// In any of these states.
+    pub states: Vec<State>,
+    /// Last run on this slot.
+    pub slot: Option<SlotId>,
+    /// With any of these tags.
+    pub any_tags: Vec<String>,
+    /// Created at or after.
+    pub created_from: Option<Timestamp>,
+    /// Created before.
+    pub created_before: Option<Timestamp>,
+    /// Of this fan-out.
+    pub group: Option<GroupId>,
+    /// Steps of this chain.
+    pub parent: Option<TaskId>,
+    /// Whether steps of chains are listed too; implied by `parent`.
+    pub include_steps: bool,
+}
+
+/// One page of a list, newest first: by id, downwards.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// Which tasks.
+    pub filter: Filter,
+    /// Only tasks older than this one.
+    pub before: Option<TaskId>,
+    /// At most this many.
+    pub limit: usize,
+    /// What to read of each.
+    pub parts: Parts,
+}
+
+/// Tasks whose time has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Due {
+    /// Tasks whose `due_time` is not after now, at most the limit, oldest due
+    /// first.
+    pub tasks: Vec<Task>,
+    /// The earliest `due_time` after now.
+    pub next: Option<Timestamp>,
+}
+
+/// Counts and money.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Tasks by state, without chains' steps; states that have none may be
+    /// absent.
+    pub tasks: BTreeMap<State, u64>,
+    /// Money.
+    pub funds: Funds,
+}
+
+/// The shared context.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Context {
+    /// Counts changes.
+    pub revision: u64,
+    /// Values by key.
+    pub entries: BTreeMap<String, ContextValue>,
+}
+
+/// A value of the shared context.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContextValue {
+    /// The text.
+    pub value: String,
+    /// When it was set.
+    pub update_time: Timestamp,
+}
+
+/// Why a store did not do as asked. Nothing was changed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The precondition does not hold: somebody else was first.
+    #[error("another change came first")]
+    Conflict,
+    /// The caller's request is there already.
+    #[error("the request was made before")]
+    RequestExists(Box<Request>),
+    /// The attempt may not write any more: it was ended or taken by another.
+    #[error("the attempt is over")]
+    Fenced,
+    /// The disk is full, the file is gone, the database does not answer... It
+    /// may work again later. Holds what the engine said, for the log.
+    #[error("the store does not answer")]
+    Unavailable(String),
+    /// What is stored cannot be understood. Holds what and why, for the log.
+    #[error("the store is damaged")]
+    Corrupt(String),
+}
+
+/// Why a store could not be opened: one sentence with the way out.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenError(pub String);
+
+/// Where everything is kept.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Commits a batch, all or nothing; returns what each change added to its
+    /// task's log, in order of the changes.
+    async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError>;
+
+    /// Claims ready tasks for slots: lowest rank first, then the earliest
+    /// ready time, then the older id, as far as the budget covers them. Each
+    /// claim is `task::apply` with `TaskEvent::Claim`, in one transaction.
+    async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError>;
+
+    /// Appends to the log of a running attempt, and notes its cost so far.
+    /// `Fenced` unless that attempt is the one under way.
+    async fn append(
+        &self,
+        fence: Fence,
+        events: Vec<Kind>,
+        cost: Option<Microdollars>,
+        now: Timestamp,
+    ) -> Result<Committed, StoreError>;
+
+    /// One task.
+    async fn record(&self, id: TaskId, parts: Parts) -> Result<Option<Record>, StoreError>;
+
+    /// A page of tasks, newest first.
+    async fn list(&self, query: &Query) -> Result<Vec<Record>, StoreError>;
+
+    /// Every member of a group, by place: row and what `parts` says.
+    async fn group(&self, id: GroupId, parts: Parts) -> Result<Vec<Record>, StoreError>;
+
+    /// A remembered request that has not expired.
+    async fn request(
+        &self,
+        caller: &CallerId,
+        id: RequestId,
+        now: Timestamp,
+    ) -> Result<Option<Request>, StoreError>;
+
+    /// Entries of a log after a sequence, in order, up to about `bytes_max`
+    /// bytes but at least one if there is any.
+    async fn log(
+        &self,
+        id: TaskId,
+        after: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<LogEntry>, StoreError>;
+
+    /// A piece of a task's whole final text, if it was kept apart from the
+    /// result: at most `len` bytes from `offset`.
+    async fn output(
+        &self,
+        id: TaskId,
+        offset: u64,
+        len: usize,
+    ) -> Result<Option<Bytes>, StoreError>;
+
+    /// Deletes an ended task with its log and output, if it is still at
+    /// `version`; its request becomes a tombstone, its ledger entries stay.
+    async fn delete(&self, id: TaskId, version: u64) -> Result<(), StoreError>;
+
+    /// Tasks whose time has come.
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError>;
+
+    /// Counts and money now.
+    async fn totals(&self) -> Result<Totals, StoreError>;
+
+    /// Sets the most that may be spent.
+    async fn set_budget(&self, limit: Option<Microdollars>) -> Result<Funds, StoreError>;
+
+    /// The shared context.
+    async fn context(&self) -> Result<Context, StoreError>;
+
+    /// Sets (`Some`) or removes (`None`) a key, if the context is still at
+    /// `revision`; returns the new revision.
+    async fn set_context(
+        &self,
+        revision: u64,
+        key: &str,
+        value: Option<&str>,
+        now: Timestamp,
+    ) -> Result<u64, StoreError>;
+
+    /// Finishes what is under way and closes. Later calls are `Unavailable`.
+    async fn close(&self);
+}

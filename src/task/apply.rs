@@ -1,0 +1,375 @@
+//! The state machine, nowhere else.
+//!
+//! ```text
+//! QUEUED ─claim→ RUNNING ─→ SUCCEEDED | FAILED
+//!   ▲  │            │ ├─ cancel → CANCELLING → CANCELLED
+//!   │  └ cancel →   │ └─ lost ─┐
+//!   │   CANCELLED   └──────────┤
+//!   └──────────────────────────┘
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Change, Lease, Recovery, Spec, State, Task};
+use crate::budget::Entry;
+use crate::clock::Timestamp;
+use crate::id::{NodeId, SlotId};
+use crate::money::Microdollars;
+use crate::pb::event::Kind;
+use crate::pb::{self, FailureReason, ProcessOrigin, RequeueReason};
+
+/// Attempts that may be lost to crashes of the server before a task fails: a
+/// task that takes the server down must not do so for ever.
+pub const CRASHES_MAX: u32 = 3;
+
+/// What happens to a task.
+#[derive(Clone, Debug)]
+pub enum TaskEvent {
+    /// A slot takes it.
+    Claim(Claim),
+    /// The running attempt ended and decides the task.
+    Finish(Outcome),
+    /// The running attempt ended and the task goes back to the queue.
+    Requeue(Requeue),
+    /// Somebody wants it to end: `caller`, `abandoned`, `chain`.
+    Cancel {
+        /// Who.
+        by: &'static str,
+    },
+    /// It ends without ever having run (again): queue timeout, budget.
+    Expire {
+        /// Why.
+        reason: FailureReason,
+        /// For people.
+        message: String,
+    },
+    /// A caller attached (`None`) or the last one left: it is cancelled then.
+    Abandon(Option<Timestamp>),
+    /// A server found it after a crash.
+    Recover {
+        /// How long an attached caller has to come back.
+        grace: Duration,
+    },
+}
+
+/// Who takes a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The slot.
+    pub slot: SlotId,
+    /// Its node.
+    pub node: NodeId,
+    /// Until when the claim holds without renewal; `None`: no limit.
+    pub lease_until: Option<Timestamp>,
+    /// Revision of the shared context that the attempt sees.
+    pub context_revision: u64,
+}
+
+/// How an attempt that decides its task ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The attempt: a late outcome of an earlier one is refused.
+    pub attempt: u32,
+    /// What it gave. Cost fields are filled in here, from the ledger's view.
+    pub result: pb::TaskResult,
+    /// The whole text, if the result holds only its beginning.
+    pub output: Option<Arc<str>>,
+    /// What the attempt cost.
+    pub cost: Microdollars,
+    /// Whether that is only the last known cost.
+    pub estimated: bool,
+    /// How it got its process.
+    pub origin: ProcessOrigin,
+}
+
+/// How an attempt that goes back to the queue ended.
+#[derive(Clone, Debug)]
+pub struct Requeue {
+    /// The attempt.
+    pub attempt: u32,
+    /// Why.
+    pub reason: RequeueReason,
+    /// Whether it counts against the limit of attempts.
+    pub burn: bool,
+    /// Not claimed before.
+    pub ready_time: Timestamp,
+    /// What the attempt cost.
+    pub cost: Microdollars,
+    /// Whether that is only the last known cost.
+    pub estimated: bool,
+    /// How it failed, if it did.
+    pub failure_reason: FailureReason,
+    /// For people.
+    pub message: String,
+}
+
+/// The event does not fit the state; nothing changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a task that is {state:?} cannot do that")]
+pub struct Conflict {
+    /// The state it is in.
+    pub state: State,
+}
+
+/// A task that becomes durable.
+pub fn submit(task: Task, spec: Arc<Spec>) -> Change {
+    Change {
+        task,
+        expect: None,
+        spec: Some(spec),
+        result: None,
+        output: None,
+        events: vec![Kind::Queued(pb::Queued {})],
+        ledger: Vec::new(),
+    }
+}
+
+/// What `event` does to `task`. Pure; the caller commits the change. `None`:
+/// it is so already.
+pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Change>, Conflict> {
+    let conflict = Conflict { state: task.state };
+    match event {
+        TaskEvent::Claim(claim) => match task.state {
+            State::Queued => Ok(Some(begin(task, claim, now))),
+            _ => Err(conflict),
+        },
+        TaskEvent::Finish(outcome) => match task.state {
+            State::Running | State::Cancelling if outcome.attempt == task.attempt => {
+                Ok(Some(finish(task, outcome, now)))
+            }
+            _ => Err(conflict),
+        },
+        TaskEvent::Requeue(requeue) => match task.state {
+            State::Running if requeue.attempt == task.attempt => {
+                Ok(Some(hand_back(task, requeue, now)))
+            }
+            // The cancel wins: what would have been tried again ends here.
+            State::Cancelling if requeue.attempt == task.attempt => {
+                let mut change = Change::of(task);
+                settle(&mut change, requeue.cost, requeue.estimated);
+                Ok(Some(end(
+                    change,
+                    State::Cancelled,
+                    bare_result(),
+                    ProcessOrigin::Unspecified,
+                    now,
+                )))
+            }
+            _ => Err(conflict),
+        },
+        TaskEvent::Cancel { by } => match task.state {
+            State::Queued => Ok(Some(end(
+                Change::of(task),
+                State::Cancelled,
+                bare_result(),
+                ProcessOrigin::Unspecified,
+                now,
+            ))),
+            State::Running => {
+                let mut change = Change::of(task);
+                change.task.state = State::Cancelling;
+                change.task.abandon_time = None;
+                change
+                    .events
+                    .push(Kind::Cancelling(pb::Cancelling { by: by.to_owned() }));
+                Ok(Some(change))
+            }
+            State::Cancelling | State::Cancelled => Ok(None),
+            State::Succeeded | State::Failed | State::Skipped => Err(conflict),
+        },
+        TaskEvent::Expire { reason, message } => match task.state {
+            State::Queued => Ok(Some(end(
+                Change::of(task),
+                State::Failed,
+                failed(reason, message, false),
+                ProcessOrigin::Unspecified,
+                now,
+            ))),
+            _ => Err(conflict),
+        },
+        TaskEvent::Abandon(time) => match task.state {
+            State::Queued | State::Running if task.attached && task.abandon_time != time => {
+                let mut change = Change::of(task);
+                change.task.abandon_time = time;
+                Ok(Some(change))
+            }
+            _ => Ok(None),
+        },
+        TaskEvent::Recover { grace } => Ok(recover(task, grace, now)),
+    }
+}
+
+fn begin(task: &Task, claim: Claim, now: Timestamp) -> Change {
+    let mut change = Change::of(task);
+    let reserve = task.remaining_budget();
+    let row = &mut change.task;
+    row.state = State::Running;
+    row.attempt += 1;
+    row.start_time = Some(now);
+    row.slot = Some(claim.slot.clone());
+    row.lease = Some(Lease {
+        node: claim.node.clone(),
+        until: claim.lease_until,
+    });
+    row.context_revision = claim.context_revision;
+    row.reserved = reserve;
+    row.attempt_cost = Microdollars::ZERO;
+    change.ledger.push(Entry::Reserve(reserve));
+    change.events.push(Kind::Started(pb::Started {
+        attempt: i32::try_from(change.task.attempt).unwrap_or(i32::MAX),
+        slot_id: claim.slot.0,
+        node_id: claim.node.0,
+    }));
+    change
+}
+
+fn finish(task: &Task, outcome: Outcome, now: Timestamp) -> Change {
+    let mut change = Change::of(task);
+    settle(&mut change, outcome.cost, outcome.estimated);
+    if !outcome.result.session_id.is_empty() {
+        change.task.session_id = outcome.result.session_id.clone();
+    }
+    match task.state {
+        // Money spent stays spent; an outcome never overwrites a cancel.
+        State::Cancelling => {
+            let mut result = bare_result();
+            result.usage = outcome.result.usage;
+            result.session_id = outcome.result.session_id;
+            result.duration = outcome.result.duration;
+            end(change, State::Cancelled, result, outcome.origin, now)
+        }
+        _ => {
+            let state = if outcome.result.success {
+                State::Succeeded
+            } else {
+                State::Failed
+            };
+            change.output = outcome.output;
+            end(change, state, outcome.result, outcome.origin, now)
+        }
+    }
+}
+
+fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
+    let mut change = Change::of(task);
+    settle(&mut change, requeue.cost, requeue.estimated);
+    let row = &mut change.task;
+    row.state = State::Queued;
+    row.ready_time = requeue.ready_time.max(now);
+    row.lease = None;
+    row.burnt += u32::from(requeue.burn);
+    // What has run once has had its slot: only the first wait is limited.
+    row.queue_deadline = None;
+    change.events.push(Kind::Requeued(pb::Requeued {
+        reason: requeue.reason as i32,
+        ready_time: Some(change.task.ready_time.to_proto()),
+        failure_reason: requeue.failure_reason as i32,
+        message: requeue.message,
+    }));
+    change
+}
+
+fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
+    let change = match task.state {
+        State::Running => {
+            let lost = Requeue {
+                attempt: task.attempt,
+                reason: RequeueReason::Interrupted,
+                burn: true,
+                ready_time: now,
+                cost: task.attempt_cost,
+                estimated: true,
+                failure_reason: FailureReason::Interrupted,
+                message: "the server stopped while it ran".to_owned(),
+            };
+            if task.recovery == Recovery::Fail || task.burnt + 1 >= CRASHES_MAX {
+                let mut change = Change::of(task);
+                settle(&mut change, lost.cost, true);
+                let failure = failed(FailureReason::Interrupted, lost.message, true);
+                end(
+                    change,
+                    State::Failed,
+                    failure,
+                    ProcessOrigin::Unspecified,
+                    now,
+                )
+            } else {
+                hand_back(task, lost, now)
+            }
+        }
+        State::Cancelling => {
+            let mut change = Change::of(task);
+            settle(&mut change, task.attempt_cost, true);
+            end(
+                change,
+                State::Cancelled,
+                bare_result(),
+                ProcessOrigin::Unspecified,
+                now,
+            )
+        }
+        State::Queued => Change::of(task),
+        State::Succeeded | State::Failed | State::Cancelled | State::Skipped => return None,
+    };
+    // No caller is attached to a server that has just started.
+    let mut change = change;
+    let row = &mut change.task;
+    let orphaned = row.attached && !row.state.is_end() && row.abandon_time.is_none();
+    if orphaned {
+        row.abandon_time = Some(now.after(grace));
+    }
+    (orphaned || task.state != State::Queued).then_some(change)
+}
+
+fn settle(change: &mut Change, cost: Microdollars, estimated: bool) {
+    let row = &mut change.task;
+    change.ledger.push(Entry::Settle {
+        reserved: row.reserved,
+        cost,
+        estimated,
+    });
+    row.reserved = Microdollars::ZERO;
+    row.attempt_cost = Microdollars::ZERO;
+    row.cost = row.cost.saturating_add(cost);
+    row.cost_estimated |= estimated;
+}
+
+fn end(
+    mut change: Change,
+    state: State,
+    mut result: pb::TaskResult,
+    origin: ProcessOrigin,
+    now: Timestamp,
+) -> Change {
+    let row = &mut change.task;
+    row.state = state;
+    row.end_time = Some(now);
+    row.lease = None;
+    row.abandon_time = None;
+    result.cost_microdollars = row.cost.0;
+    result.cost_estimated = row.cost_estimated;
+    change.events.push(Kind::Finished(pb::Finished {
+        state: state.to_proto() as i32,
+        result: Some(result.clone()),
+        process_origin: origin as i32,
+    }));
+    change.result = Some(Arc::new(result));
+    change
+}
+
+fn bare_result() -> pb::TaskResult {
+    pb::TaskResult::default()
+}
+
+fn failed(reason: FailureReason, message: String, retryable: bool) -> pb::TaskResult {
+    pb::TaskResult {
+        failure: Some(pb::Failure {
+            reason: reason as i32,
+            message,
+            retryable,
+            ..pb::Failure::default()
+        }),
+        ..pb::TaskResult::default()
+    }
+}

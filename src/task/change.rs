@@ -1,0 +1,62 @@
+//! A change: what is committed in one transaction, under one precondition.
+
+use std::sync::Arc;
+
+use super::{Spec, Task};
+use crate::budget::Entry;
+use crate::pb;
+use crate::pb::event::Kind;
+
+/// The new row of one task, with the log entries and money movements that
+/// belong to it. All of it is committed, or nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// The row afterwards. Its version is one above `expect`; its
+    /// `last_sequence` is the store's business.
+    pub task: Task,
+    /// The version it must have before; `None`: it must not exist.
+    pub expect: Option<u64>,
+    /// What was asked: with the first change only.
+    pub spec: Option<Arc<Spec>>,
+    /// What it gave: with the last change only.
+    pub result: Option<Arc<pb::TaskResult>>,
+    /// The whole final text, if the result holds only its beginning.
+    pub output: Option<Arc<str>>,
+    /// Entries for the log, in order. The store numbers and dates them.
+    pub events: Vec<Kind>,
+    /// Money movements.
+    pub ledger: Vec<Entry>,
+}
+
+impl Change {
+    /// A change of an existing task: `task` as it was read.
+    pub fn of(task: &Task) -> Self {
+        let mut next = task.clone();
+        next.version = task.version + 1;
+        Self {
+            task: next,
+            expect: Some(task.version),
+            spec: None,
+            result: None,
+            output: None,
+            events: Vec::new(),
+            ledger: Vec::new(),
+        }
+    }
+
+    /// Both changes as one: `next` was made from this one's row.
+    pub fn then(mut self, next: Change) -> Self {
+        let expect = self.expect;
+        self.events.extend(next.events);
+        self.ledger.extend(next.ledger);
+        Self {
+            task: next.task,
+            expect,
+            spec: self.spec.or(next.spec),
+            result: next.result.or(self.result),
+            output: next.output.or(self.output),
+            events: self.events,
+            ledger: self.ledger,
+        }
+    }
+}
