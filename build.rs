@@ -25,6 +25,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::create_dir_all(&messages)?;
     tonic_prost_build::configure()
         .build_server(false)
+        // Sorted maps: the same message always has the same bytes, so that a
+        // request's fingerprint is one of its meaning.
+        .btree_map(".")
         .build_client(env::var_os("CARGO_FEATURE_CLIENT").is_some())
         .out_dir(&messages)
         .compile_fds(compiler.file_descriptor_set())?;

@@ -7,12 +7,16 @@ pub mod budget;
 #[cfg(feature = "server")]
 pub mod clock;
 #[cfg(feature = "server")]
+pub mod error;
+#[cfg(feature = "server")]
 pub mod event;
 #[cfg(feature = "server")]
 pub mod id;
 #[cfg(feature = "server")]
 pub mod money;
 pub mod pb;
+#[cfg(feature = "server")]
+pub mod pool;
 #[cfg(feature = "server")]
 pub mod store;
 #[cfg(feature = "server")]

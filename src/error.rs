@@ -1,0 +1,190 @@
+//! Everything a call can be refused for, free of transport.
+
+use std::time::Duration;
+
+use crate::pb::ErrorReason;
+use crate::store::StoreError;
+use crate::task::State;
+
+/// One wrong field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Path on the wire, for instance `tasks[3].settings.max_turns`.
+    pub field: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl Violation {
+    /// One wrong field.
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// What was looked for and is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// A task, or it belongs to another caller.
+    Task,
+    /// A task that was deleted.
+    DeletedTask,
+    /// A fan-out.
+    Group,
+    /// A slot.
+    Slot,
+    /// A key of the shared context.
+    ContextKey,
+}
+
+/// Why a call was refused. `Display` is for the caller: no path, prompt, secret
+/// or SQL in it. Nothing was changed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Fields are wrong.
+    #[error("{}", describe(.0))]
+    Invalid(Vec<Violation>),
+    /// The request_id was used with another payload.
+    #[error("this request_id was used before with another payload")]
+    RequestIdReused,
+    /// The page token belongs to another query.
+    #[error("the page_token belongs to another query")]
+    PageTokenMismatch,
+    /// Not there.
+    #[error("{}", match .0 {
+        Missing::Task => "there is no such task",
+        Missing::DeletedTask => "the task was deleted",
+        Missing::Group => "there is no such group",
+        Missing::Slot => "there is no such slot",
+        Missing::ContextKey => "there is no such context key",
+    })]
+    NotFound(Missing),
+    /// The task has ended in another way.
+    #[error("the task has ended already ({0:?})")]
+    TaskFinished(State),
+    /// The task has not ended.
+    #[error("the task has not ended yet ({0:?})")]
+    TaskNotFinished(State),
+    /// The working directory cannot be used.
+    #[error("{field}: {message}")]
+    WorkingDir {
+        /// Path on the wire.
+        field: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The operator's policy does not allow it.
+    #[error("{field}: {message}")]
+    Policy {
+        /// Path on the wire.
+        field: String,
+        /// What is not allowed.
+        message: String,
+    },
+    /// The pool's budget does not cover it.
+    #[error("the pool's budget does not cover the task")]
+    BudgetExhausted,
+    /// The queue is full.
+    #[error("the queue is full")]
+    QueueFull,
+    /// Too many streams.
+    #[error("too many watchers")]
+    TooManyWatchers,
+    /// The server drains.
+    #[error("the server is draining and takes no new work")]
+    Draining,
+    /// The store failed.
+    #[error("the store does not answer; nothing was changed")]
+    Store(#[source] StoreError),
+    /// The caller's deadline passed.
+    #[error("the deadline passed")]
+    Deadline,
+    /// Not built yet.
+    #[error("{0} is not built yet")]
+    NotBuiltYet(&'static str),
+    /// Others were first too often.
+    #[error("other changes came first; try again")]
+    Conflict,
+    /// A fault of ours; the log holds the cause.
+    #[error("internal error")]
+    Internal(String),
+}
+
+impl Error {
+    /// One wrong field.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation::new(field, message)])
+    }
+
+    /// The machine's word for it.
+    pub fn reason(&self) -> ErrorReason {
+        match self {
+            Self::Invalid(_) => ErrorReason::InvalidField,
+            Self::RequestIdReused => ErrorReason::RequestIdReused,
+            Self::PageTokenMismatch => ErrorReason::PageTokenMismatch,
+            Self::NotFound(Missing::Task) => ErrorReason::TaskNotFound,
+            Self::NotFound(Missing::DeletedTask) => ErrorReason::TaskDeleted,
+            Self::NotFound(Missing::Group) => ErrorReason::GroupNotFound,
+            Self::NotFound(Missing::Slot) => ErrorReason::SlotNotFound,
+            Self::NotFound(Missing::ContextKey) => ErrorReason::ContextKeyNotFound,
+            Self::TaskFinished(_) => ErrorReason::TaskFinished,
+            Self::TaskNotFinished(_) => ErrorReason::TaskNotFinished,
+            Self::WorkingDir { .. } => ErrorReason::WorkingDirUnusable,
+            Self::Policy { .. } => ErrorReason::Policy,
+            Self::BudgetExhausted => ErrorReason::BudgetExhausted,
+            Self::QueueFull => ErrorReason::QueueFull,
+            Self::TooManyWatchers => ErrorReason::TooManyWatchers,
+            Self::Draining => ErrorReason::Draining,
+            Self::Store(_) => ErrorReason::Store,
+            Self::Deadline => ErrorReason::Deadline,
+            Self::NotBuiltYet(_) => ErrorReason::NotBuiltYet,
+            Self::Conflict => ErrorReason::Conflict,
+            Self::Internal(_) => ErrorReason::Internal,
+        }
+    }
+
+    /// When to try again, if that may help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull | Self::TooManyWatchers | Self::Store(_) => {
+                Some(Duration::from_secs(1))
+            }
+            // Another server, or this one's successor, takes it.
+            Self::Draining => Some(Duration::from_secs(2)),
+            Self::Conflict => Some(Duration::from_millis(50)),
+            Self::Invalid(_)
+            | Self::RequestIdReused
+            | Self::PageTokenMismatch
+            | Self::NotFound(_)
+            | Self::TaskFinished(_)
+            | Self::TaskNotFinished(_)
+            | Self::WorkingDir { .. }
+            | Self::Policy { .. }
+            | Self::BudgetExhausted
+            | Self::Deadline
+            | Self::NotBuiltYet(_)
+            | Self::Internal(_) => None,
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict => Self::Conflict,
+            StoreError::RequestExists(_) | StoreError::Fenced => Self::Internal(error.to_string()),
+            StoreError::Unavailable(_) | StoreError::Corrupt(_) => Self::Store(error),
+        }
+    }
+}
+
+fn describe(violations: &[Violation]) -> String {
+    violations
+        .iter()
+        .map(|v| format!("{}: {}", v.field, v.message))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
