@@ -4,10 +4,20 @@
 //! without gRPC. Tasks are rows in the store: a call commits a change and wakes
 //! the scheduler, and everything else follows from what is stored.
 
+mod builder;
+mod options;
+
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use builder::{BuildError, Builder};
+pub use options::{DefaultSettings, Mode, Options, Policy};
+
+use crate::agent::Agent;
+use crate::clock::Clock;
+
 use crate::error::Error;
-use crate::id::{CallerId, GroupId, RequestId, SlotId, TaskId};
+use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::pb;
 use crate::store::{Context, ContextValue, Filter, LogEntry};
 use crate::task::Record;
@@ -131,6 +141,26 @@ pub struct Drained {
 
 #[allow(unused_variables)]
 impl Pool {
+    /// Builds a pool over an agent.
+    pub fn builder(agent: impl Agent) -> Builder {
+        Builder {
+            agent: Arc::new(agent),
+            store: None,
+            options: Options::default(),
+            node: NodeId(format!("node-{}", std::process::id())),
+            clock: Clock::system(),
+        }
+    }
+
+    async fn build(builder: Builder) -> Result<Pool, BuildError> {
+        todo!()
+    }
+
+    /// The options in force.
+    pub fn options(&self) -> &Options {
+        todo!()
+    }
+
     /// The same pool, seen by another caller: tasks belong to callers.
     pub fn for_caller(&self, caller: CallerId) -> Pool {
         todo!()

@@ -1,0 +1,244 @@
+//! What a pool is built with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::money::Microdollars;
+use crate::pb;
+
+/// What a pool is built with. Every field has a default; in a file, durations
+/// read `30s` and sizes are bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Slots: attempts that run at a time. Range: 1 to 1,000. Default 2. Each
+    /// needs 150 to 400 MB for its process.
+    pub slots: u32,
+    /// Never-used processes kept standing by for all slots together. Range: 0
+    /// to 100. Default 1.
+    pub spares: u32,
+    /// Working directory of tasks that name none. Default: the current one.
+    pub working_dir: PathBuf,
+    /// The most that may be spent in all, in US dollars. Default: no limit.
+    pub budget_usd: Option<f64>,
+    /// The most that a task may cost that names no budget, in US dollars.
+    /// Default 5.
+    pub default_task_budget_usd: f64,
+    /// Longest time of an attempt that names none. Default 1 h.
+    #[serde(with = "humantime_serde")]
+    pub run_timeout: Duration,
+    /// Longest silence of a busy process, while no tool runs, before it counts
+    /// as stalled. Default 5 min: the CLI's own watchdog was seen at 6 min, and
+    /// mid-stream never. Range: 1 s to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
+    /// From a cancel to the end of the process tree, at most. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub cancel_grace: Duration,
+    /// How long a caller with a request_id may be away before the work it is
+    /// attached to is cancelled. Default 5 s.
+    #[serde(with = "humantime_serde")]
+    pub reattach_grace: Duration,
+    /// The same after a start of the server. Default 60 s.
+    #[serde(with = "humantime_serde")]
+    pub restart_grace: Duration,
+    /// How long a request_id is remembered. Default 24 h.
+    #[serde(with = "humantime_serde")]
+    pub request_ttl: Duration,
+    /// How long a drain waits for work under way. Default 30 s.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// Attempts that one process serves before it is replaced. Default 50: its
+    /// memory was seen to grow slowly over resets.
+    pub process_attempts_max: u32,
+    /// Memory of a process tree above which it is replaced, in bytes. Default
+    /// 450 MB: ready processes were seen at 165 to 304 MB.
+    pub process_memory_max: u64,
+    /// First wait after a process that did not start; doubled each time, up to
+    /// 30 s. Default 250 ms.
+    #[serde(with = "humantime_serde")]
+    pub launch_backoff: Duration,
+    /// Failed starts in a row before a slot gives up. Default 10.
+    pub launches_max: u32,
+    /// Most tasks in the queue. Default 100,000.
+    pub queue_max: u64,
+    /// Most streams at a time. Default 10,000.
+    pub watchers_max: usize,
+    /// Settings under every task's own.
+    pub settings: DefaultSettings,
+    /// The ceiling for every request.
+    pub policy: Policy,
+}
+
+/// Settings under every task's own. Unset: the agent's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DefaultSettings {
+    /// Model name or alias.
+    pub model: Option<String>,
+    /// Model to use while the first is overloaded.
+    pub fallback_model: Option<String>,
+    /// Permission mode. Default `dont_ask`.
+    pub permission_mode: Option<Mode>,
+    /// Appended to the system prompt.
+    pub append_system_prompt: Option<String>,
+    /// Permission rules that allow tools.
+    pub allowed_tools: Vec<String>,
+    /// Permission rules that forbid tools.
+    pub disallowed_tools: Vec<String>,
+}
+
+/// A permission mode by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Whatever would need a question is denied.
+    DontAsk,
+    /// Reads and plans.
+    Plan,
+    /// As the CLI's default; questions are denied.
+    Default,
+    /// File edits are accepted.
+    AcceptEdits,
+    /// The CLI decides.
+    Auto,
+    /// Everything is accepted.
+    BypassPermissions,
+}
+
+impl Mode {
+    /// On the wire.
+    pub fn to_proto(self) -> pb::PermissionMode {
+        match self {
+            Mode::DontAsk => pb::PermissionMode::DontAsk,
+            Mode::Plan => pb::PermissionMode::Plan,
+            Mode::Default => pb::PermissionMode::Default,
+            Mode::AcceptEdits => pb::PermissionMode::AcceptEdits,
+            Mode::Auto => pb::PermissionMode::Auto,
+            Mode::BypassPermissions => pb::PermissionMode::BypassPermissions,
+        }
+    }
+}
+
+/// The operator's ceiling for every request: closed unless opened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Directories that tasks may work in, with everything below. Symlinks are
+    /// resolved. Default: `working_dir` alone.
+    pub roots: Vec<PathBuf>,
+    /// Permission modes that may be asked for. Default: `dont_ask`, `plan`,
+    /// `default`.
+    pub permission_modes: Vec<Mode>,
+    /// The most that one task may ask for, in US dollars. Default 10.
+    pub task_budget_max_usd: f64,
+    /// Longest prompt, in bytes. Default 4 MiB; at most 15 MiB.
+    pub prompt_bytes_max: usize,
+    /// Longest run_timeout that may be asked for. Default 24 h.
+    #[serde(with = "humantime_serde")]
+    pub run_timeout_max: Duration,
+    /// Whether `slash_commands` may be asked for. Default false.
+    pub slash_commands: bool,
+    /// Whether `attachments` may be asked for. Default false.
+    pub attachments: bool,
+    /// Whether MCP servers may be named: each is a command line. Default false.
+    pub mcp_servers: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            slots: 2,
+            spares: 1,
+            working_dir: PathBuf::from("."),
+            budget_usd: None,
+            default_task_budget_usd: 5.0,
+            run_timeout: Duration::from_secs(3600),
+            stall_timeout: Duration::from_secs(300),
+            cancel_grace: Duration::from_secs(5),
+            reattach_grace: Duration::from_secs(5),
+            restart_grace: Duration::from_secs(60),
+            request_ttl: Duration::from_secs(24 * 3600),
+            drain_timeout: Duration::from_secs(30),
+            process_attempts_max: 50,
+            process_memory_max: 450_000_000,
+            launch_backoff: Duration::from_millis(250),
+            launches_max: 10,
+            queue_max: 100_000,
+            watchers_max: 10_000,
+            settings: DefaultSettings::default(),
+            policy: Policy::default(),
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            roots: Vec::new(),
+            permission_modes: vec![Mode::DontAsk, Mode::Plan, Mode::Default],
+            task_budget_max_usd: 10.0,
+            prompt_bytes_max: 4 * 1024 * 1024,
+            run_timeout_max: Duration::from_secs(24 * 3600),
+            slash_commands: false,
+            attachments: false,
+            mcp_servers: false,
+        }
+    }
+}
+
+impl Options {
+    /// The pool's budget.
+    pub fn budget(&self) -> Option<Microdollars> {
+        self.budget_usd.map(Microdollars::from_dollars)
+    }
+
+    /// The budget of a task that names none.
+    pub fn default_task_budget(&self) -> Microdollars {
+        Microdollars::from_dollars(self.default_task_budget_usd)
+    }
+
+    /// One sentence per value that cannot be used.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut check = |ok: bool, what: &str| {
+            if !ok {
+                found.push(what.to_owned());
+            }
+        };
+        check((1..=1000).contains(&self.slots), "slots must be 1 to 1000");
+        check(self.spares <= 100, "spares must be 0 to 100");
+        check(
+            self.budget_usd.is_none_or(|b| b.is_finite() && b >= 0.0),
+            "budget_usd must be 0 or more",
+        );
+        check(
+            self.default_task_budget_usd.is_finite() && self.default_task_budget_usd >= 0.0,
+            "default_task_budget_usd must be 0 or more",
+        );
+        check(
+            self.policy.task_budget_max_usd.is_finite() && self.policy.task_budget_max_usd >= 0.0,
+            "policy.task_budget_max_usd must be 0 or more",
+        );
+        check(
+            (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.stall_timeout),
+            "stall_timeout must be 1s to 1h",
+        );
+        check(
+            self.run_timeout >= Duration::from_secs(1),
+            "run_timeout must be 1s or more",
+        );
+        check(
+            (1..=15 * 1024 * 1024).contains(&self.policy.prompt_bytes_max),
+            "policy.prompt_bytes_max must be 1 to 15 MiB",
+        );
+        check(
+            self.process_attempts_max >= 1,
+            "process_attempts_max must be 1 or more",
+        );
+        check(self.launches_max >= 1, "launches_max must be 1 or more");
+        found
+    }
+}
