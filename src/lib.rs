@@ -18,6 +18,8 @@ pub mod pb;
 #[cfg(feature = "server")]
 pub mod pool;
 #[cfg(feature = "server")]
+pub mod rpc;
+#[cfg(feature = "server")]
 pub mod store;
 #[cfg(feature = "server")]
 pub mod task;
