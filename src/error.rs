@@ -96,6 +96,9 @@ pub enum Error {
     /// The server drains.
     #[error("the server is draining and takes no new work")]
     Draining,
+    /// The pool is not there yet.
+    #[error("the server is still starting")]
+    Starting,
     /// The store failed.
     #[error("the store does not answer; nothing was changed")]
     Store(#[source] StoreError),
@@ -138,6 +141,7 @@ impl Error {
             Self::QueueFull => ErrorReason::QueueFull,
             Self::TooManyWatchers => ErrorReason::TooManyWatchers,
             Self::Draining => ErrorReason::Draining,
+            Self::Starting => ErrorReason::Starting,
             Self::Store(_) => ErrorReason::Store,
             Self::Deadline => ErrorReason::Deadline,
             Self::NotBuiltYet(_) => ErrorReason::NotBuiltYet,
@@ -149,7 +153,7 @@ impl Error {
     /// When to try again, if that may help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::QueueFull | Self::TooManyWatchers | Self::Store(_) => {
+            Self::QueueFull | Self::TooManyWatchers | Self::Starting | Self::Store(_) => {
                 Some(Duration::from_secs(1))
             }
             // Another server, or this one's successor, takes it.

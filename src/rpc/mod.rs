@@ -3,34 +3,60 @@
 //! A [`Server`] answers as soon as its listener is bound: health says
 //! NOT_SERVING and every call is UNAVAILABLE (STARTING) until the pool is handed
 //! in through [`Handle::open`].
+//!
+//! A call passes, from the outside in: its span, the caller's deadline, the end
+//! of the server, requests that cannot be read, panics, the service.
+
+mod accept;
+mod catalog;
+mod context;
+mod convert;
+mod cut;
+mod cutoff;
+mod deadline;
+mod handle;
+mod malformed;
+mod operator;
+mod panics;
+mod pool;
+mod status;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod trace;
 
 use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
+use crate::pb;
+use crate::pb::server::catalog_service_server::CatalogServiceServer;
+use crate::pb::server::context_service_server::ContextServiceServer;
+use crate::pb::server::operator_service_server::OperatorServiceServer;
+use crate::pb::server::pool_service_server::PoolServiceServer;
 use crate::pool::{Drained, Pool};
 
-/// Where calls come in: bound already.
-#[derive(Debug)]
-pub enum Listener {
-    /// A TCP address.
-    Tcp(TcpListener),
-    /// A Unix socket.
-    Unix(UnixListener),
-}
+pub use accept::{Listener, Peer};
+pub use deadline::Deadline;
+pub use handle::Handle;
+pub use status::DOMAIN;
 
-impl From<TcpListener> for Listener {
-    fn from(listener: TcpListener) -> Self {
-        Self::Tcp(listener)
-    }
-}
-
-impl From<UnixListener> for Listener {
-    fn from(listener: UnixListener) -> Self {
-        Self::Unix(listener)
-    }
-}
+/// Largest request. Answers are kept below the 4 MiB that every client takes.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Calls at a time on one connection; further ones wait at the client.
+const STREAMS_MAX: u32 = 16_384;
+/// From the end of a drain to the end of what is still open: what finished last
+/// gets through.
+const SETTLE: Duration = Duration::from_millis(300);
+/// How long closing connections may take before they are cut.
+const CLOSE: Duration = Duration::from_secs(1);
+/// How much longer than its deadline a drain is waited for.
+const DRAIN_SLACK: Duration = Duration::from_secs(5);
 
 /// What a server is built with.
 #[derive(Clone, Debug)]
@@ -64,18 +90,39 @@ pub struct ServeError(pub String);
 pub struct Server {
     options: Options,
     handle: Handle,
+    routes: Routes,
 }
-
-/// Tells a running server what it cannot know. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {}
 
 impl Server {
     /// A server that has no pool yet.
     pub fn new(options: Options) -> Self {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let handle = Handle::new(reporter);
+        let config = options.config_toml.as_deref().map(Arc::from);
+        let routes = Routes::new(health)
+            .add_service(
+                PoolServiceServer::new(pool::Service::new(handle.clone()))
+                    .max_decoding_message_size(REQUEST_BYTES_MAX),
+            )
+            .add_service(
+                OperatorServiceServer::new(operator::Service::new(handle.clone(), config))
+                    .max_decoding_message_size(REQUEST_BYTES_MAX),
+            )
+            .add_service(
+                CatalogServiceServer::new(catalog::Service)
+                    .max_decoding_message_size(REQUEST_BYTES_MAX),
+            )
+            .add_service(
+                ContextServiceServer::new(context::Service::new(handle.clone()))
+                    .max_decoding_message_size(REQUEST_BYTES_MAX),
+            )
+            .add_service(reflection().build_v1().expect("our own descriptors"))
+            .add_service(reflection().build_v1alpha().expect("our own descriptors"))
+            .prepare();
         Self {
             options,
-            handle: Handle {},
+            handle,
+            routes,
         }
     }
 
@@ -85,7 +132,7 @@ impl Server {
     }
 
     /// Serves until `shutdown` is ready, then drains and returns what the drain
-    /// did (`None`: there was no pool yet).
+    /// did (`None`: there was no pool yet, or it was not waited for).
     ///
     /// The order of a shutdown: health is NOT_SERVING; the pool drains for its
     /// `drain_timeout`, while calls are still answered; what is open then ends
@@ -97,30 +144,91 @@ impl Server {
         listener: impl Into<Listener>,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<Option<Drained>, ServeError> {
-        let _ = (self.options, listener.into());
-        shutdown.await;
-        Ok(None)
+        let handle = self.handle;
+        handle.publish().await;
+        let (cutoff, closing, abort) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
+        // Whatever ends this future, no connection outlives it.
+        let _cut = abort.clone().drop_guard();
+
+        let service = panics::PanicService::new(self.routes);
+        let service = malformed::MalformedService::new(service);
+        let service = cutoff::CutoffService::new(service, cutoff.clone());
+        let service = deadline::DeadlineService::new(service);
+        let service = trace::TraceService::new(service);
+        let mut serving = pin!(
+            tonic::transport::Server::builder()
+                .http2_keepalive_interval(Some(self.options.keepalive_interval))
+                .http2_keepalive_timeout(Some(self.options.keepalive_timeout))
+                .max_concurrent_streams(Some(STREAMS_MAX))
+                .serve_with_incoming_shutdown(
+                    service,
+                    listener.into().incoming(abort.clone()),
+                    closing.clone().cancelled_owned(),
+                )
+        );
+
+        let drained = tokio::select! {
+            ended = &mut serving => {
+                let cause = ended.err().map_or_else(|| "no listener".into(), |e| e.to_string());
+                return Err(ServeError(cause));
+            }
+            drained = live(&handle, shutdown) => drained,
+        };
+
+        tokio::select! {
+            () = tokio::time::sleep(SETTLE) => {}
+            _ = &mut serving => {}
+        }
+        cutoff.cancel();
+        closing.cancel();
+        if timeout(CLOSE, &mut serving).await.is_err() {
+            abort.cancel();
+            if timeout(CLOSE, &mut serving).await.is_err() {
+                tracing::warn!("connections did not end");
+            }
+        }
+        Ok(drained)
     }
 }
 
-impl Handle {
-    /// Hands in the pool: from now on calls are answered and health is SERVING.
-    /// Once only; a second pool is ignored.
-    pub async fn open(&self, pool: Pool) {
-        drop(pool);
+/// The server's life up to the moment when nothing new can come of waiting.
+async fn live(handle: &Handle, shutdown: impl Future<Output = ()>) -> Option<Drained> {
+    let (drain, shutdown) = (handle.follow_drain(), shutdown);
+    let mut drain = pin!(drain);
+    tokio::select! {
+        never = &mut drain => match never {},
+        () = shutdown => {}
     }
-
-    /// Says whether the server wants traffic, for instance while the store does
-    /// not answer. Without effect before [`Handle::open`] and during a drain.
-    pub async fn set_serving(&self, serving: bool) {
-        let _ = serving;
-    }
-
-    /// Does not wait for the drain any longer: the second signal.
-    pub fn hurry(&self) {}
+    handle.close().await;
+    let pool = handle.pool().ok()?;
+    let limit = pool.options().drain_timeout;
+    let drained = tokio::select! {
+        drained = pool.drain(limit) => match drained {
+            Ok(drained) => Some(drained),
+            Err(error) => {
+                tracing::warn!(%error, "drain failed");
+                None
+            }
+        },
+        // A call may have begun a drain with a later deadline.
+        () = tokio::time::sleep(limit + DRAIN_SLACK) => None,
+        () = handle.hurried() => None,
+    };
+    handle.end_waits();
+    drained
 }
 
-/// Serves a pool that is there already, until `shutdown`.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Serves a pool that is there already, until `shutdown`; see [`Server::serve`].
 pub async fn serve(
     pool: Pool,
     listener: impl Into<Listener>,

@@ -1,0 +1,243 @@
+//! `claudepool.v1.PoolService`.
+
+use tonic::{Request, Response, Status};
+
+use super::convert::{self, Shown};
+use super::handle::Handle;
+use super::streams::{self, Items, Log, Messages, Output, Run, Statuses};
+use crate::error::Error;
+use crate::event::wire;
+use crate::pb;
+use crate::pb::server::pool_service_server::PoolService;
+use crate::pool::Running;
+
+/// The service.
+pub struct Service {
+    handle: Handle,
+}
+
+impl Service {
+    /// Over a server's pool.
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn not_built<T>(what: &'static str) -> Answer<T> {
+    Err(Error::NotBuiltYet(what).into())
+}
+
+#[tonic::async_trait]
+impl PoolService for Service {
+    type RunStreamStream = Messages<wire::RunStreamResponse>;
+    type ReadOutputStream = Messages<pb::ReadOutputResponse>;
+    type WatchTaskStream = Messages<wire::WatchTaskResponse>;
+    type FanOutStream = Messages<pb::FanOutResponse>;
+    type WatchChainStream = Messages<pb::WatchChainResponse>;
+    type WatchStatusStream = Messages<pb::WatchStatusResponse>;
+
+    async fn run(&self, request: Request<pb::RunRequest>) -> Answer<pb::RunResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let work = convert::run(request.into_inner())?;
+        let record = self.handle.unless_drained(pool.run(work)).await?;
+        let (task, result) = convert::task_and_result(record);
+        Ok(Response::new(pb::RunResponse {
+            task: Some(task),
+            result,
+        }))
+    }
+
+    async fn run_stream(
+        &self,
+        request: Request<pb::RunStreamRequest>,
+    ) -> Answer<Self::RunStreamStream> {
+        let pool = self.handle.pool_for(&request)?;
+        let (work, after, interval) = convert::run_stream(request.into_inner())?;
+        let Running { task, attachment } = pool.start(work).await?;
+        let source = Run {
+            accepted: Some(task),
+            tail: pool.watch(task, after).await,
+            attachment,
+        };
+        Ok(streams::stream(source, interval, &self.handle))
+    }
+
+    async fn submit(&self, request: Request<pb::SubmitRequest>) -> Answer<pb::SubmitResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let work = convert::submit(request.into_inner())?;
+        let task_id = pool.submit(work).await?.to_string();
+        Ok(Response::new(pb::SubmitResponse { task_id }))
+    }
+
+    async fn get_result(
+        &self,
+        request: Request<pb::GetResultRequest>,
+    ) -> Answer<pb::GetResultResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let (task, wait) = convert::get_result(&request.into_inner())?;
+        let record = self.handle.unless_drained(pool.result(task, wait)).await?;
+        let (task, result) = convert::task_and_result(record);
+        Ok(Response::new(pb::GetResultResponse {
+            task: Some(task),
+            result,
+        }))
+    }
+
+    async fn read_output(
+        &self,
+        request: Request<pb::ReadOutputRequest>,
+    ) -> Answer<Self::ReadOutputStream> {
+        let pool = self.handle.pool_for(&request)?;
+        let (task, offset, interval) = convert::read_output(&request.into_inner())?;
+        let first = Some(pool.output(task, offset).await?);
+        let source = Output {
+            pool,
+            task,
+            offset,
+            first,
+        };
+        Ok(streams::stream(source, interval, &self.handle))
+    }
+
+    async fn watch_task(
+        &self,
+        request: Request<pb::WatchTaskRequest>,
+    ) -> Answer<Self::WatchTaskStream> {
+        let pool = self.handle.pool_for(&request)?;
+        let (task, after, interval) = convert::watch_task(&request.into_inner())?;
+        let source = Log(pool.watch(task, after).await?);
+        Ok(streams::stream(source, interval, &self.handle))
+    }
+
+    async fn cancel(&self, request: Request<pb::CancelRequest>) -> Answer<pb::CancelResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let target = convert::cancel(&request.into_inner())?;
+        let cancelled = pool.cancel(target).await?;
+        Ok(Response::new(pb::CancelResponse {
+            task: cancelled.task.map(|t| convert::task(t, Shown::WithoutSpec)),
+            cancelled: convert::count(cancelled.count),
+        }))
+    }
+
+    async fn retry(&self, _: Request<pb::RetryRequest>) -> Answer<pb::RetryResponse> {
+        not_built("Retry")
+    }
+
+    async fn fan_out(&self, request: Request<pb::FanOutRequest>) -> Answer<Self::FanOutStream> {
+        let pool = self.handle.pool_for(&request)?;
+        let (specs, request_id, detach, interval) = convert::fan_out(request.into_inner())?;
+        let fan_out = pool.fan_out(specs, request_id, detach).await?;
+        let accepted = Some(pb::FanOutAccepted {
+            group_id: fan_out.group.to_string(),
+            task_ids: fan_out.tasks.iter().map(ToString::to_string).collect(),
+        });
+        let source = Items { accepted, fan_out };
+        Ok(streams::stream(source, interval, &self.handle))
+    }
+
+    async fn submit_chain(
+        &self,
+        _: Request<pb::SubmitChainRequest>,
+    ) -> Answer<pb::SubmitChainResponse> {
+        not_built("SubmitChain")
+    }
+
+    async fn fan_out_chains(
+        &self,
+        _: Request<pb::FanOutChainsRequest>,
+    ) -> Answer<pb::FanOutChainsResponse> {
+        not_built("FanOutChains")
+    }
+
+    async fn submit_workflow(
+        &self,
+        _: Request<pb::SubmitWorkflowRequest>,
+    ) -> Answer<pb::SubmitWorkflowResponse> {
+        not_built("SubmitWorkflow")
+    }
+
+    async fn get_chain_progress(
+        &self,
+        _: Request<pb::GetChainProgressRequest>,
+    ) -> Answer<pb::GetChainProgressResponse> {
+        not_built("GetChainProgress")
+    }
+
+    async fn watch_chain(
+        &self,
+        _: Request<pb::WatchChainRequest>,
+    ) -> Answer<Self::WatchChainStream> {
+        not_built("WatchChain")
+    }
+
+    async fn cancel_chain(
+        &self,
+        _: Request<pb::CancelChainRequest>,
+    ) -> Answer<pb::CancelChainResponse> {
+        not_built("CancelChain")
+    }
+
+    async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Answer<pb::GetTaskResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let task = convert::task_id(&request.into_inner().task_id)?;
+        let record = pool.task(task).await?;
+        Ok(Response::new(pb::GetTaskResponse {
+            task: Some(convert::task(record, Shown::Whole)),
+        }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<pb::ListTasksRequest>,
+    ) -> Answer<pb::ListTasksResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let list = convert::list_tasks(request.into_inner())?;
+        let shown = if list.full { Shown::Whole } else { Shown::Row };
+        let page = pool
+            .tasks(list.filter, list.page_size, &list.page_token, list.full)
+            .await?;
+        Ok(Response::new(pb::ListTasksResponse {
+            tasks: page
+                .tasks
+                .into_iter()
+                .map(|t| convert::task(t, shown))
+                .collect(),
+            next_page_token: page.next_page_token,
+        }))
+    }
+
+    async fn delete_task(
+        &self,
+        request: Request<pb::DeleteTaskRequest>,
+    ) -> Answer<pb::DeleteTaskResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let task = convert::task_id(&request.into_inner().task_id)?;
+        pool.delete_task(task).await?;
+        Ok(Response::new(pb::DeleteTaskResponse {}))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<pb::GetStatusRequest>,
+    ) -> Answer<pb::GetStatusResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let node = request.into_inner().node_id;
+        let status = convert::status_of_node(pool.status().await?, &node);
+        Ok(Response::new(pb::GetStatusResponse {
+            status: Some(status),
+        }))
+    }
+
+    async fn watch_status(
+        &self,
+        request: Request<pb::WatchStatusRequest>,
+    ) -> Answer<Self::WatchStatusStream> {
+        let pool = self.handle.pool_for(&request)?;
+        let (node, interval, silence) = convert::watch_status(request.into_inner())?;
+        let watch = pool.watch_status(interval).await?;
+        let source = Statuses { watch, node };
+        Ok(streams::stream(source, silence, &self.handle))
+    }
+}
