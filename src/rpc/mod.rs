@@ -154,18 +154,13 @@ impl Server {
         // Whatever ends this future, no connection outlives it.
         let _cut = abort.clone().drop_guard();
 
-        let service = panics::PanicService::new(self.routes);
-        let service = malformed::MalformedService::new(service);
-        let service = cutoff::CutoffService::new(service, cutoff.clone());
-        let service = deadline::DeadlineService::new(service);
-        let service = trace::TraceService::new(service);
         let mut serving = pin!(
             tonic::transport::Server::builder()
                 .http2_keepalive_interval(Some(self.options.keepalive_interval))
                 .http2_keepalive_timeout(Some(self.options.keepalive_timeout))
                 .max_concurrent_streams(Some(STREAMS_MAX))
                 .serve_with_incoming_shutdown(
-                    service,
+                    layers(self.routes, cutoff.clone()),
                     listener.into().incoming(abort.clone()),
                     closing.clone().cancelled_owned(),
                 )
@@ -193,6 +188,20 @@ impl Server {
         }
         Ok(drained)
     }
+}
+
+/// What stands between a connection and a service.
+type Layers<S> = trace::TraceService<
+    deadline::DeadlineService<
+        cutoff::CutoffService<malformed::MalformedService<panics::PanicService<S>>>,
+    >,
+>;
+
+fn layers<S>(service: S, cutoff: CancellationToken) -> Layers<S> {
+    let service = panics::PanicService::new(service);
+    let service = malformed::MalformedService::new(service);
+    let service = cutoff::CutoffService::new(service, cutoff);
+    trace::TraceService::new(deadline::DeadlineService::new(service))
 }
 
 /// The server's life up to the moment when nothing new can come of waiting.

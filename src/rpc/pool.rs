@@ -9,7 +9,6 @@ use crate::error::Error;
 use crate::event::wire;
 use crate::pb;
 use crate::pb::server::pool_service_server::PoolService;
-use crate::pool::Running;
 
 /// The service.
 pub struct Service {
@@ -55,12 +54,9 @@ impl PoolService for Service {
     ) -> Answer<Self::RunStreamStream> {
         let pool = self.handle.pool_for(&request)?;
         let (work, after, interval) = convert::run_stream(request.into_inner())?;
-        let Running { task, attachment } = pool.start(work).await?;
-        let source = Run {
-            accepted: Some(task),
-            tail: pool.watch(task, after).await,
-            attachment,
-        };
+        let running = pool.start(work).await?;
+        let tail = pool.watch(running.task, after).await;
+        let source = Run::new(running, tail);
         Ok(streams::stream(source, interval, &self.handle))
     }
 

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::event::wire;
 use crate::id::TaskId;
 use crate::pb;
-use crate::pool::{Attachment, FanOut, Pool, StatusWatch, Tail};
+use crate::pool::{Attachment, FanOut, Pool, Running, StatusWatch, Tail};
 
 /// What a streaming method returns.
 pub type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
@@ -90,12 +90,22 @@ impl Source for Log {
 /// long as this lives.
 pub struct Run {
     /// The id, until it is sent.
-    pub accepted: Option<TaskId>,
-    /// The log, or why it cannot be read: told after the id, since the task is
-    /// durable by then.
-    pub tail: Result<Tail, Error>,
+    accepted: Option<TaskId>,
+    tail: Result<Tail, Error>,
     /// The caller's hold.
-    pub attachment: Attachment,
+    _attachment: Attachment,
+}
+
+impl Run {
+    /// `tail` is the log, or why it cannot be read: told after the id, since
+    /// the task is durable by then.
+    pub fn new(running: Running, tail: Result<Tail, Error>) -> Self {
+        Self {
+            accepted: Some(running.task),
+            tail,
+            _attachment: running.attachment,
+        }
+    }
 }
 
 impl Source for Run {
