@@ -14,3 +14,7 @@ claudepool::store_conformance!(faulty, async {
     let store = Faulty::new(Arc::new(Memory::new()));
     (Arc::new(store) as Arc<dyn Store>, ())
 });
+
+#[cfg(feature = "sqlite")]
+#[path = "store/sqlite.rs"]
+mod sqlite;

@@ -11,6 +11,10 @@ pub mod conformance;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 pub mod memory;
+#[cfg(feature = "sqlite")]
+mod row;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -286,8 +290,16 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
         return Ok(Arc::new(memory::Memory::new()));
     }
     match url.split_once(':') {
+        #[cfg(feature = "sqlite")]
+        Some(("sqlite", path)) => Ok(Arc::new(
+            sqlite::Sqlite::open(path.strip_prefix("//").unwrap_or(path)).await?,
+        )),
+        #[cfg(not(feature = "sqlite"))]
+        Some(("sqlite", _)) => Err(OpenError(
+            "this claudepool was built without SQLite: build it with the feature `sqlite`, or use `memory`".to_owned(),
+        )),
         Some(("postgres" | "postgresql", _)) => Err(OpenError(
-            "the PostgreSQL store is not built yet: use `memory`".to_owned(),
+            "the PostgreSQL store is not built yet: use `sqlite:PATH`".to_owned(),
         )),
         // Whatever it is may hold a password, so it is not repeated.
         _ => Err(OpenError(
