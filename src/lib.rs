@@ -20,4 +20,6 @@ pub mod pool;
 #[cfg(feature = "server")]
 pub mod store;
 #[cfg(feature = "server")]
+pub mod stream;
+#[cfg(feature = "server")]
 pub mod task;
