@@ -27,6 +27,23 @@ pub fn decode(bytes: &[u8]) -> Option<pb::Event> {
     pb::Event::decode(bytes).ok()
 }
 
+/// Whether a stored event is the end of its log, without decoding what it holds
+/// (a result may be a megabyte).
+pub fn is_finished(bytes: &[u8]) -> bool {
+    const FINISHED: u32 = 25;
+    let mut rest = bytes;
+    while let Ok((tag, wire_type)) = prost::encoding::decode_key(&mut rest) {
+        if tag >= 10 {
+            return tag == FINISHED;
+        }
+        let context = prost::encoding::DecodeContext::default();
+        if prost::encoding::skip_field(wire_type, tag, &mut rest, context).is_err() {
+            return false;
+        }
+    }
+    false
+}
+
 /// Messages of streams, with the event as bytes where the generated ones have
 /// it decoded. On the wire both are the same: an embedded message and a bytes
 /// field have one encoding.
@@ -62,6 +79,19 @@ pub mod wire {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_told_without_decoding_it() {
+        let end = Kind::Finished(pb::Finished::default());
+        assert!(is_finished(&encode(1 << 40, Timestamp(5), end)));
+        assert!(!is_finished(&encode(
+            1,
+            Timestamp(5),
+            Kind::Queued(pb::Queued {})
+        )));
+        assert!(!is_finished(b""));
+        assert!(!is_finished(b"\xff\xff"));
+    }
 
     #[test]
     fn a_stored_event_reaches_the_client_as_it_was_committed() {

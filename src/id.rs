@@ -16,6 +16,11 @@ macro_rules! uuid_id {
         pub struct $name(Uuid);
 
         impl $name {
+            /// Before every other in order.
+            pub const MIN: Self = Self(Uuid::nil());
+            /// After every other in order.
+            pub const MAX: Self = Self(Uuid::max());
+
             /// A new one, later in order than all before it (UUIDv7).
             #[allow(clippy::new_without_default)]
             pub fn new() -> Self {

@@ -22,4 +22,6 @@ pub mod rpc;
 #[cfg(feature = "server")]
 pub mod store;
 #[cfg(feature = "server")]
+pub mod stream;
+#[cfg(feature = "server")]
 pub mod task;

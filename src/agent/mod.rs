@@ -17,6 +17,8 @@ use crate::pb::{Effort, ModelUsage, PermissionDenial, PermissionMode};
 pub mod claude;
 #[cfg(feature = "testing")]
 pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
+pub mod scripted;
 
 /// Launch profile: everything that a live process cannot change and that
 /// cannot be set when it is claimed. Two attempts may use one process only if

@@ -1,13 +1,28 @@
-//! Builds a pool.
+//! Builds a pool: probe, recover, start.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 
-use super::{Options, Pool};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::inner::Inner;
+use super::shelf::Shelf;
+use super::workspace::Roots;
+use super::{Options, Pool, admission, requirement, scheduler, upkeep};
 use crate::agent::Agent;
 use crate::clock::Clock;
-use crate::id::NodeId;
-use crate::store::Store;
+use crate::error::Error;
+use crate::id::{CallerId, NodeId};
+use crate::store::memory::Memory;
+use crate::store::{Filter, Parts, Query, Store};
+use crate::task::{State, TaskEvent};
+
+/// Tasks recovered in one go.
+const BATCH: usize = 1000;
 
 /// Why a pool could not be built: one sentence with the way out.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -64,6 +79,129 @@ impl Builder {
     /// Probes the agent, recovers what the store holds and starts the slots.
     /// When it returns the pool takes work.
     pub async fn build(self) -> Result<Pool, BuildError> {
-        Pool::build(self).await
+        let problems = self.options.problems();
+        if !problems.is_empty() {
+            return Err(BuildError(problems.join("; ")));
+        }
+        let roots = Roots::resolve(&self.options.working_dir, &self.options.policy.roots)
+            .await
+            .map_err(BuildError)?;
+        let store = self
+            .store
+            .unwrap_or_else(|| Arc::new(Memory::new()) as Arc<dyn Store>);
+        // No process of an earlier server may go on beside ours.
+        let agent = self.agent;
+        agent.settle().await.map_err(failed)?;
+        let probe = agent.probe().await.map_err(failed)?;
+        info!(version = %probe.version, spares = probe.spares, "agent found");
+        for drift in &probe.drift {
+            warn!(%drift, "the agent differs from the one this was built for");
+        }
+        store
+            .set_budget(self.options.budget())
+            .await
+            .map_err(failed)?;
+        let context = store.context().await.map_err(failed)?;
+        let totals = store.totals().await.map_err(failed)?;
+        let queued = totals.tasks.get(&State::Queued).copied().unwrap_or(0);
+
+        let default_settings = admission::pool_settings(&self.options.settings);
+        let inner = Arc::new(Inner {
+            store,
+            agent,
+            probe,
+            node: self.node,
+            start_time: self.clock.now(),
+            clock: self.clock,
+            roots,
+            hub: Default::default(),
+            slots: Default::default(),
+            shelf: Shelf::default(),
+            default_profile: requirement::profile(&default_settings),
+            default_settings,
+            context: watch::channel(Arc::new(context)).0,
+            context_change: Default::default(),
+            wake: Notify::new(),
+            due: Notify::new(),
+            may_wait: AtomicBool::new(true),
+            queued: AtomicI64::new(i64::try_from(queued).unwrap_or(i64::MAX)),
+            watchers: AtomicUsize::new(0),
+            completed: AtomicU64::new(0),
+            cost: AtomicI64::new(0),
+            attached: Default::default(),
+            status: watch::channel(0).0,
+            draining: CancellationToken::new(),
+            hand_back: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
+            drained: Default::default(),
+            options: self.options,
+        });
+        recover(&inner)
+            .await
+            .map_err(|error| BuildError(format!("the store could not be recovered: {error}")))?;
+        start(&inner);
+        Ok(Pool::over(inner, CallerId::default()))
     }
+}
+
+fn failed(error: impl std::fmt::Display) -> BuildError {
+    BuildError(error.to_string())
+}
+
+/// Decides the fate of what an earlier server left running, and gives attached
+/// callers time to come back.
+async fn recover(inner: &Inner) -> Result<(), Error> {
+    let grace = inner.options.restart_grace;
+    for states in [vec![State::Running, State::Cancelling], vec![State::Queued]] {
+        let mut query = Query {
+            filter: Filter {
+                states,
+                include_steps: true,
+                ..Filter::default()
+            },
+            before: None,
+            limit: BATCH,
+            parts: Parts::ROW,
+        };
+        loop {
+            let page = inner.store.list(&query).await?;
+            let Some(last) = page.last() else { break };
+            query.before = Some(last.task.id);
+            for record in page {
+                let task = record.task;
+                let waits_for_nobody = !task.attached || task.abandon_time.is_some();
+                if task.state == State::Queued && waits_for_nobody {
+                    continue;
+                }
+                let event = || TaskEvent::Recover { grace };
+                if let Ok(Some(task)) = inner.change(task.id, event).await? {
+                    info!(task_id = %task.id, state = ?task.state, "task recovered");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn start(inner: &Arc<Inner>) {
+    for number in 0..inner.options.slots {
+        inner.slots.add(inner, number);
+    }
+    let shared = Arc::clone(inner);
+    inner
+        .tracker
+        .spawn(async move { scheduler::run(&shared).await });
+    let shared = Arc::clone(inner);
+    inner
+        .tracker
+        .spawn(async move { upkeep::run(&shared).await });
+    if inner.options.spares > 0 && inner.probe.spares {
+        let shared = Arc::clone(inner);
+        inner
+            .tracker
+            .spawn(async move { Shelf::keep_full(&shared).await });
+    }
+    inner.wake.notify_one();
 }

@@ -4,27 +4,65 @@
 //! without gRPC. Tasks are rows in the store: a call commits a change and wakes
 //! the scheduler, and everything else follows from what is stored.
 
+mod admission;
+mod attach;
+mod attempt;
 mod builder;
+mod context;
+mod drain;
+mod fan_out;
+mod inner;
+mod log;
 mod options;
+mod outcome;
+mod page;
+mod process;
+mod requirement;
+mod scheduler;
+mod shelf;
+mod slot;
+mod status;
+mod submit;
+mod upkeep;
+mod workspace;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+pub use attach::Attachment;
 pub use builder::{BuildError, Builder};
+pub use drain::Drained;
+pub use fan_out::FanOut;
 pub use options::{DefaultSettings, Mode, Options, Policy};
+pub use status::StatusWatch;
 
 use crate::agent::Agent;
 use crate::clock::Clock;
-
-use crate::error::Error;
+use crate::error::{Error, Missing};
 use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::pb;
-use crate::store::{Context, ContextValue, Filter, LogEntry};
-use crate::task::Record;
+use crate::store::{Context, ContextValue, Filter, LogEntry, Parts, Query, StoreError};
+use crate::stream;
+use crate::task::{Record, Task, TaskEvent};
+use inner::Inner;
+use submit::{Made, Wish};
+
+/// Tasks on a page that asks for no number, and the most on one.
+const PAGE: usize = 50;
+const PAGE_MAX: usize = 1000;
+/// Bytes of a page with specs and results after which it ends early: below what
+/// every client receives.
+const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Bytes of a piece of output.
+const OUTPUT_PIECE: usize = 256 * 1024;
 
 /// The pool. Cheap to clone; all clones are one pool.
 #[derive(Clone)]
-pub struct Pool {}
+pub struct Pool {
+    inner: Arc<Inner>,
+    caller: CallerId,
+}
 
 /// Work to be done: a [`pb::TaskSpec`] and how the caller stands to it.
 #[derive(Clone, Debug, Default)]
@@ -49,55 +87,45 @@ impl From<&str> for Work {
     }
 }
 
-/// A caller's hold on a task or a group: while it lives the caller is attached.
-/// Dropping it is leaving: without `detach` the work is cancelled, at once or
-/// after `reattach_grace` if it has a request.
-pub struct Attachment {}
+impl From<String> for Work {
+    fn from(prompt: String) -> Self {
+        Self::from(prompt.as_str())
+    }
+}
+
+impl From<pb::TaskSpec> for Work {
+    fn from(spec: pb::TaskSpec) -> Self {
+        Self {
+            spec,
+            ..Self::default()
+        }
+    }
+}
 
 /// A task that the caller is attached to.
 pub struct Running {
     /// The task.
     pub task: TaskId,
-    /// The caller's hold.
-    pub attachment: Attachment,
-}
-
-/// A fan-out that the caller is attached to.
-pub struct FanOut {
-    /// The group.
-    pub group: GroupId,
-    /// Its tasks, in the order given.
-    pub tasks: Vec<TaskId>,
-    /// The caller's hold.
-    pub attachment: Attachment,
-}
-
-impl FanOut {
-    /// The next task that ended: its place and what there is to know. `None`
-    /// after the last. Safe to drop and call again.
-    pub async fn next(&mut self) -> Result<Option<(u32, Record)>, Error> {
-        todo!()
-    }
+    /// The caller's hold; `None` with `detach`.
+    pub attachment: Option<Attachment>,
 }
 
 /// A reader of one task's log: history, then live.
-pub struct Tail {}
+pub struct Tail {
+    tail: stream::Tail,
+    inner: Arc<Inner>,
+}
 
 impl Tail {
     /// The next entry; `None` after `finished`. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<Option<LogEntry>, Error> {
-        todo!()
+        self.tail.next().await
     }
 }
 
-/// A reader of the pool's status.
-pub struct StatusWatch {}
-
-impl StatusWatch {
-    /// The status at first, then whenever it changed. Safe to drop and call
-    /// again.
-    pub async fn next(&mut self) -> Result<pb::PoolStatus, Error> {
-        todo!()
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.inner.watchers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -128,18 +156,6 @@ pub struct Page {
     pub next_page_token: String,
 }
 
-/// What a drain did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drained {
-    /// Tasks that finished since the server started.
-    pub tasks_completed: u64,
-    /// Money settled since the server started.
-    pub cost: crate::money::Microdollars,
-    /// Tasks left in the queue.
-    pub tasks_left: u64,
-}
-
-#[allow(unused_variables)]
 impl Pool {
     /// Builds a pool over an agent.
     pub fn builder(agent: impl Agent) -> Builder {
@@ -152,35 +168,56 @@ impl Pool {
         }
     }
 
-    async fn build(builder: Builder) -> Result<Pool, BuildError> {
-        todo!()
+    fn over(inner: Arc<Inner>, caller: CallerId) -> Self {
+        Self { inner, caller }
     }
 
     /// The options in force.
     pub fn options(&self) -> &Options {
-        todo!()
+        &self.inner.options
     }
 
     /// The same pool, seen by another caller: tasks belong to callers.
     pub fn for_caller(&self, caller: CallerId) -> Pool {
-        todo!()
+        Self::over(Arc::clone(&self.inner), caller)
     }
 
     /// Runs one prompt and gives the finished task with its result; a failed
     /// task is an `Ok` whose result's `success` is false. Dropping the future
     /// is leaving.
     pub async fn run(&self, work: impl Into<Work>) -> Result<Record, Error> {
-        todo!()
+        let running = self.start(work).await?;
+        let record = self.ended(running.task).await?;
+        if let Some(attachment) = running.attachment {
+            attachment.is_over();
+        }
+        Ok(record)
     }
 
     /// Makes a task durable and stays attached to it.
     pub async fn start(&self, work: impl Into<Work>) -> Result<Running, Error> {
-        todo!()
+        let work = work.into();
+        let made = self
+            .make(vec![work.spec], work.request, !work.detach, false)
+            .await?;
+        let task = *made
+            .tasks
+            .first()
+            .ok_or(Error::NotFound(Missing::DeletedTask))?;
+        let attachment = self.attach(&made, work.request, work.detach).await;
+        Ok(Running { task, attachment })
     }
 
     /// Makes a task durable.
     pub async fn submit(&self, work: impl Into<Work>) -> Result<TaskId, Error> {
-        todo!()
+        let work = work.into();
+        let made = self
+            .make(vec![work.spec], work.request, false, false)
+            .await?;
+        made.tasks
+            .first()
+            .copied()
+            .ok_or(Error::NotFound(Missing::DeletedTask))
     }
 
     /// Makes many tasks durable, all or none, and stays attached to them.
@@ -190,36 +227,168 @@ impl Pool {
         request: Option<RequestId>,
         detach: bool,
     ) -> Result<FanOut, Error> {
-        todo!()
+        let made = self.make(specs, request, !detach, true).await?;
+        let group = made.group.ok_or(Error::RequestIdReused)?;
+        let attachment = self.attach(&made, request, detach).await;
+        FanOut::new(&self.inner, group, made.tasks.into(), attachment).await
+    }
+
+    async fn make(
+        &self,
+        specs: Vec<pb::TaskSpec>,
+        request: Option<RequestId>,
+        attached: bool,
+        group: bool,
+    ) -> Result<Made, Error> {
+        let wish = Wish {
+            request,
+            attached,
+            group,
+        };
+        submit::make(&self.inner, &self.caller, specs, wish).await
+    }
+
+    async fn attach(
+        &self,
+        made: &Made,
+        request: Option<RequestId>,
+        detach: bool,
+    ) -> Option<Attachment> {
+        if detach {
+            return None;
+        }
+        let attachment = Attachment::new(&self.inner, made, request.is_some());
+        if !made.now {
+            attachment.recall().await;
+        }
+        Some(attachment)
     }
 
     /// The task, with its result if it ends within `wait`.
     pub async fn result(&self, id: TaskId, wait: Duration) -> Result<Record, Error> {
-        todo!()
+        self.own(id, Parts::ROW).await?;
+        if wait > Duration::ZERO {
+            let ended = self.ended(id);
+            if let Ok(record) = tokio::time::timeout(wait, ended).await {
+                return record;
+            }
+        }
+        self.own(id, Parts::RESULT).await
+    }
+
+    /// Waits for a task's end.
+    async fn ended(&self, id: TaskId) -> Result<Record, Error> {
+        // Before the look, so that nothing falls between.
+        let mut subscription = self.inner.hub.subscribe(id);
+        let record = self.own(id, Parts::RESULT).await?;
+        if record.task.state.is_end() {
+            return Ok(record);
+        }
+        match subscription.ended().await {
+            Some(record) => Ok(Record::clone(&record)),
+            None => Err(Error::NotFound(Missing::DeletedTask)),
+        }
     }
 
     /// Reads a task's log after a sequence.
     pub async fn watch(&self, id: TaskId, after: u64) -> Result<Tail, Error> {
-        todo!()
+        let watchers = self.inner.watchers.fetch_add(1, Ordering::Relaxed);
+        let tail = Tail {
+            tail: stream::Tail::new(Arc::clone(&self.inner.store), &self.inner.hub, id, after),
+            inner: Arc::clone(&self.inner),
+        };
+        if watchers >= self.inner.options.watchers_max {
+            return Err(Error::TooManyWatchers);
+        }
+        self.own(id, Parts::ROW).await?;
+        Ok(tail)
     }
 
     /// A piece of the whole final text of a finished task, from `offset`;
     /// empty at its end. Pieces end between characters.
     pub async fn output(&self, id: TaskId, offset: u64) -> Result<String, Error> {
-        todo!()
+        let record = self.own(id, Parts::RESULT).await?;
+        if !record.task.state.is_end() {
+            return Err(Error::TaskNotFinished(record.task.state));
+        }
+        let result = record.result.unwrap_or_default();
+        let outside = || Error::invalid("offset", "must be 0 to output_bytes, between characters");
+        let start = usize::try_from(offset).map_err(|_| outside())?;
+        if !result.output_truncated {
+            let rest = result.output.get(start..).ok_or_else(outside)?;
+            return Ok(rest[..rest.floor_char_boundary(OUTPUT_PIECE)].to_owned());
+        }
+        if i64::try_from(offset).is_ok_and(|offset| offset == result.output_bytes) {
+            return Ok(String::new());
+        }
+        let bytes = self
+            .inner
+            .store
+            .output(id, offset, OUTPUT_PIECE)
+            .await?
+            .filter(|bytes| !bytes.is_empty())
+            .ok_or_else(outside)?;
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Ok(text.to_owned()),
+            // The piece ends within a character; the next begins with it.
+            Err(error) if error.valid_up_to() > 0 => {
+                Ok(String::from_utf8_lossy(&bytes[..error.valid_up_to()]).into_owned())
+            }
+            Err(_) => Err(outside()),
+        }
     }
 
     /// Cancels.
     pub async fn cancel(&self, target: Target) -> Result<Cancelled, Error> {
-        todo!()
+        match target {
+            Target::Task(id) => {
+                self.own(id, Parts::ROW).await?;
+                let event = || TaskEvent::Cancel { by: "caller" };
+                match self.inner.change(id, event).await? {
+                    Ok(changed) => Ok(Cancelled {
+                        task: Some(self.own(id, Parts::RESULT).await?),
+                        count: u32::from(changed.is_some()),
+                    }),
+                    Err(conflict) => Err(Error::TaskFinished(conflict.state)),
+                }
+            }
+            Target::Group(group) => self.cancel_group(group).await,
+        }
+    }
+
+    async fn cancel_group(&self, group: GroupId) -> Result<Cancelled, Error> {
+        let members = self.inner.store.group(group, Parts::ROW).await?;
+        let own: Vec<Task> = members
+            .into_iter()
+            .map(|record| record.task)
+            .filter(|task| task.caller == self.caller)
+            .collect();
+        if own.is_empty() {
+            return Err(Error::NotFound(Missing::Group));
+        }
+        let event = || TaskEvent::Cancel { by: "caller" };
+        let count = self.inner.change_all(&own, event).await?;
+        Ok(Cancelled { task: None, count })
     }
 
     /// One task, whole.
     pub async fn task(&self, id: TaskId) -> Result<Record, Error> {
-        todo!()
+        self.own(id, Parts::ALL).await
     }
 
-    /// A page of the caller's tasks. `full`: with spec and result.
+    /// A task of this caller; another's is not there.
+    async fn own(&self, id: TaskId, parts: Parts) -> Result<Record, Error> {
+        self.inner
+            .store
+            .record(id, parts)
+            .await?
+            .filter(|record| record.task.caller == self.caller)
+            .ok_or(Error::NotFound(Missing::Task))
+    }
+
+    /// A page of the caller's tasks. `page_size` 0: 50; more than 1,000 is
+    /// taken as 1,000. `full`: with spec and result, and fewer tasks when they
+    /// are large.
     pub async fn tasks(
         &self,
         filter: Filter,
@@ -227,67 +396,126 @@ impl Pool {
         page_token: &str,
         full: bool,
     ) -> Result<Page, Error> {
-        todo!()
+        let filter = Filter {
+            caller: Some(self.caller.clone()),
+            ..filter
+        };
+        let size = match page_size {
+            0 => PAGE,
+            asked => asked.min(PAGE_MAX),
+        };
+        let query = Query {
+            before: page::parse(&filter, full, page_token)?,
+            filter,
+            limit: size + 1,
+            parts: if full { Parts::ALL } else { Parts::ROW },
+        };
+        let mut tasks = self.inner.store.list(&query).await?;
+        let mut bytes = 0;
+        let fit = tasks
+            .iter()
+            .take(size)
+            .take_while(|record| {
+                let before = bytes;
+                bytes += record.bytes();
+                before < PAGE_BYTES_MAX
+            })
+            .count();
+        let more = tasks.len() > fit;
+        tasks.truncate(fit);
+        let next_page_token = match tasks.last() {
+            Some(last) if more => page::token(&query.filter, full, last.task.id),
+            _ => String::new(),
+        };
+        Ok(Page {
+            tasks,
+            next_page_token,
+        })
     }
 
     /// Deletes a finished task.
     pub async fn delete_task(&self, id: TaskId) -> Result<(), Error> {
-        todo!()
+        let task = self.own(id, Parts::ROW).await?.task;
+        if !task.state.is_end() {
+            return Err(Error::TaskNotFinished(task.state));
+        }
+        match self.inner.store.delete(id, task.version).await {
+            // An ended task changes no more: it was deleted meanwhile.
+            Err(StoreError::Conflict) => Err(Error::NotFound(Missing::Task)),
+            Err(error) => Err(error.into()),
+            Ok(()) => {
+                self.inner.hub.deleted(id);
+                self.inner.status_changed();
+                Ok(())
+            }
+        }
     }
 
     /// Sets a key of the shared context; gives the new revision.
     pub async fn set_context(&self, key: &str, value: &str) -> Result<u64, Error> {
-        todo!()
+        context::change(&self.inner, key, Some(value)).await
     }
 
     /// A key of the shared context.
     pub async fn get_context(&self, key: &str) -> Result<ContextValue, Error> {
-        todo!()
+        let context = self.inner.context();
+        let found = context.entries.get(key).cloned();
+        found.ok_or(Error::NotFound(Missing::ContextKey))
     }
 
     /// Deletes a key of the shared context; gives the new revision.
     pub async fn delete_context(&self, key: &str) -> Result<u64, Error> {
-        todo!()
+        context::change(&self.inner, key, None).await
     }
 
     /// The whole shared context.
-    pub async fn context(&self) -> Result<Context, Error> {
-        todo!()
+    pub async fn context(&self) -> Result<Arc<Context>, Error> {
+        Ok(self.inner.context())
     }
 
     /// The pool's status now.
     pub async fn status(&self) -> Result<pb::PoolStatus, Error> {
-        todo!()
+        status::status(&self.inner).await
     }
 
     /// Watches the pool's status, at most one snapshot per `interval`.
     pub async fn watch_status(&self, interval: Duration) -> Result<StatusWatch, Error> {
-        todo!()
+        Ok(StatusWatch::new(&self.inner, interval))
     }
 
-    /// The slots, by id.
-    pub fn slots(&self) -> Vec<pb::Slot> {
-        todo!()
+    /// The slots, by number.
+    pub async fn slots(&self) -> Vec<pb::Slot> {
+        status::slots(&self.inner).await
     }
 
     /// One slot.
-    pub fn slot(&self, id: &SlotId) -> Result<pb::Slot, Error> {
-        todo!()
+    pub async fn slot(&self, id: &SlotId) -> Result<pb::Slot, Error> {
+        let slots = status::slots(&self.inner).await;
+        let found = slots.into_iter().find(|slot| slot.slot_id == id.0);
+        found.ok_or(Error::NotFound(Missing::Slot))
     }
 
     /// Refuses new work from now on; what runs finishes, or goes back to the
     /// queue at the deadline. Final. A repeat waits for the same drain.
     pub async fn drain(&self, deadline: Duration) -> Result<Drained, Error> {
-        todo!()
+        drain::drain(&self.inner, deadline).await
     }
 
     /// Wakes when a drain begins.
     pub async fn draining(&self) {
-        todo!()
+        self.inner.draining.cancelled().await;
     }
 
     /// Ends every process and closes the store. What still runs is handed back.
     pub async fn shutdown(&self) {
-        todo!()
+        self.inner.hand_back.cancel();
+        let _ = self.drain(Duration::ZERO).await;
+        self.inner.stop.cancel();
+        self.inner.tracker.close();
+        self.inner.tracker.wait().await;
+        self.inner.store.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,17 @@
 //! argument. Nothing is acknowledged before it is committed, and everything in
 //! memory can be rebuilt from here.
 
+mod choice;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
+pub mod faulty;
+pub mod memory;
+#[cfg(feature = "sqlite")]
+mod row;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -47,6 +58,13 @@ pub struct Request {
     pub expire_time: Timestamp,
     /// Whether the task was deleted since: a repeat must not run again.
     pub deleted: bool,
+}
+
+impl Request {
+    /// Whether it still stands in the way of its repeat.
+    pub fn is_remembered(&self, now: Timestamp) -> bool {
+        now <= self.expire_time
+    }
 }
 
 /// An entry of a log as stored: `bytes` is an encoded `claudepool.v1.Event`,
@@ -171,6 +189,24 @@ pub struct Filter {
     pub include_steps: bool,
 }
 
+impl Filter {
+    /// Whether a task is listed.
+    pub fn admits(&self, task: &Task) -> bool {
+        fn is<T: PartialEq>(wanted: &Option<T>, found: Option<&T>) -> bool {
+            wanted.as_ref().is_none_or(|wanted| found == Some(wanted))
+        }
+        is(&self.caller, Some(&task.caller))
+            && is(&self.slot, task.slot.as_ref())
+            && is(&self.group, task.group.as_ref())
+            && is(&self.parent, task.parent.as_ref())
+            && (self.states.is_empty() || self.states.contains(&task.state))
+            && (self.any_tags.is_empty() || self.any_tags.iter().any(|t| task.tags.contains(t)))
+            && self.created_from.is_none_or(|t| task.create_time >= t)
+            && self.created_before.is_none_or(|t| task.create_time < t)
+            && (self.include_steps || self.parent.is_some() || task.parent.is_none())
+    }
+}
+
 /// One page of a list, newest first: by id, downwards.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
@@ -248,11 +284,39 @@ pub enum StoreError {
 #[error("{0}")]
 pub struct OpenError(pub String);
 
+/// Opens the store that `url` names: `memory`, `sqlite:PATH`, `postgres://…`.
+pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
+    if url == "memory" {
+        return Ok(Arc::new(memory::Memory::new()));
+    }
+    match url.split_once(':') {
+        #[cfg(feature = "sqlite")]
+        Some(("sqlite", path)) => Ok(Arc::new(
+            sqlite::Sqlite::open(path.strip_prefix("//").unwrap_or(path)).await?,
+        )),
+        #[cfg(not(feature = "sqlite"))]
+        Some(("sqlite", _)) => Err(OpenError(
+            "this claudepool was built without SQLite: build it with the feature `sqlite`, or use `memory`".to_owned(),
+        )),
+        Some(("postgres" | "postgresql", _)) => Err(OpenError(
+            "the PostgreSQL store is not built yet: use `sqlite:PATH`".to_owned(),
+        )),
+        // Whatever it is may hold a password, so it is not repeated.
+        _ => Err(OpenError(
+            "that names no store: say `memory`, `sqlite:PATH` or `postgres://…`".to_owned(),
+        )),
+    }
+}
+
 /// Where everything is kept.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Commits a batch, all or nothing; returns what each change added to its
     /// task's log, in order of the changes.
+    ///
+    /// Of a row, the store keeps `last_sequence`; caller, tags, group, parent,
+    /// place, request and create time as they were first written; and, while
+    /// the same attempt goes on, the `attempt_cost` that appends have noted.
     async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError>;
 
     /// Claims ready tasks for slots: lowest rank first, then the earliest
@@ -306,7 +370,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<Bytes>, StoreError>;
 
     /// Deletes an ended task with its log and output, if it is still at
-    /// `version`; its request becomes a tombstone, its ledger entries stay.
+    /// `version`, else `Conflict`; its request becomes a tombstone, its ledger
+    /// entries stay. One task of a fan-out makes a tombstone of the request of
+    /// all: its repeat could not give every outcome any more.
     async fn delete(&self, id: TaskId, version: u64) -> Result<(), StoreError>;
 
     /// Tasks whose time has come.

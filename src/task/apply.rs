@@ -116,6 +116,7 @@ pub struct Conflict {
 pub fn submit(task: Task, spec: Arc<Spec>) -> Change {
     Change {
         task,
+        from: None,
         expect: None,
         spec: Some(spec),
         result: None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Spec, Task};
+use super::{Spec, State, Task};
 use crate::budget::Entry;
 use crate::pb;
 use crate::pb::event::Kind;
@@ -14,6 +14,8 @@ pub struct Change {
     /// The row afterwards. Its version is one above `expect`; its
     /// `last_sequence` is the store's business.
     pub task: Task,
+    /// The state before; `None`: it did not exist.
+    pub from: Option<State>,
     /// The version it must have before; `None`: it must not exist.
     pub expect: Option<u64>,
     /// What was asked: with the first change only.
@@ -35,6 +37,7 @@ impl Change {
         next.version = task.version + 1;
         Self {
             task: next,
+            from: Some(task.state),
             expect: Some(task.version),
             spec: None,
             result: None,
@@ -46,12 +49,12 @@ impl Change {
 
     /// Both changes as one: `next` was made from this one's row.
     pub fn then(mut self, next: Change) -> Self {
-        let expect = self.expect;
         self.events.extend(next.events);
         self.ledger.extend(next.ledger);
         Self {
             task: next.task,
-            expect,
+            from: self.from,
+            expect: self.expect,
             spec: self.spec.or(next.spec),
             result: next.result.or(self.result),
             output: next.output.or(self.output),

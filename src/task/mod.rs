@@ -221,3 +221,15 @@ pub struct Record {
     /// What it gave, if it was read and the task has ended.
     pub result: Option<Arc<pb::TaskResult>>,
 }
+
+impl Record {
+    /// About how many bytes it takes on the wire.
+    pub fn bytes(&self) -> usize {
+        use prost::Message;
+        let spec = self.spec.as_ref().map_or(0, |spec| {
+            spec.received.encoded_len() + spec.effective.encoded_len()
+        });
+        let result = self.result.as_ref().map_or(0, |r| r.encoded_len());
+        256 + spec + result
+    }
+}

@@ -114,7 +114,6 @@ impl Service<http::Request<Body>> for Toy {
 /// A server of the toy, and of everything else that a server has.
 pub struct Running {
     pub addr: SocketAddr,
-    pub handle: Handle,
     pub gone: mpsc::UnboundedReceiver<()>,
     pub stop: oneshot::Sender<()>,
     pub served: tokio::task::JoinHandle<Result<Option<Drained>, ServeError>>,
@@ -140,14 +139,12 @@ pub async fn starting() -> Running {
 async fn start(server: Server, gone: mpsc::UnboundedReceiver<()>) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let addr = listener.local_addr().expect("bound");
-    let handle = server.handle();
     let (stop, stopped) = oneshot::channel::<()>();
     let served = tokio::spawn(server.serve(listener, async {
         let _ = stopped.await;
     }));
     Running {
         addr,
-        handle,
         gone,
         stop,
         served,

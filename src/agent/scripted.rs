@@ -1,0 +1,339 @@
+//! An agent without processes: it does what the prompt says, line by line. For
+//! tests on paused time, and for measuring the pool by itself.
+//!
+//! | line | what it does |
+//! | --- | --- |
+//! | `say TEXT` | a text delta |
+//! | `tool` | an API message that calls a tool, and the tool's answer |
+//! | `hang` | nothing more until it is interrupted |
+//! | `stuck` | nothing more, whatever is asked |
+//! | `wait MS` | time passes |
+//! | `cost MICRODOLLARS` | what the turn costs so far |
+//! | `fail STATUS` | the turn ends as an API failure of that status |
+//! | `die CODE` | the process ends |
+//! | `violate` | the process speaks what the protocol does not allow |
+//! | `dirty` | the process is not clean afterwards |
+//! | `about` | tells what it knows: earlier prompts, placement, dials |
+//!
+//! Another line is said as it stands.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{
+    Agent, AgentError, Dials, Launch, Observation, Placement, Probe, ProcessEnd, Session, Turn,
+    TurnEnd, TurnError, Unclean,
+};
+use crate::money::Microdollars;
+
+/// The agent. Clones share what they count.
+#[derive(Clone, Default)]
+pub struct Scripted {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    next_pid: AtomicU32,
+    live: AtomicUsize,
+    launches: AtomicUsize,
+    resets: AtomicUsize,
+    no_launches: AtomicBool,
+}
+
+impl Scripted {
+    /// Processes that are alive.
+    pub fn live(&self) -> usize {
+        self.shared.live.load(Ordering::SeqCst)
+    }
+
+    /// Processes that were started.
+    pub fn launches(&self) -> usize {
+        self.shared.launches.load(Ordering::SeqCst)
+    }
+
+    /// Resets that were confirmed.
+    pub fn resets(&self) -> usize {
+        self.shared.resets.load(Ordering::SeqCst)
+    }
+
+    /// Whether starts fail from now on.
+    pub fn refuse_launches(&self, refuse: bool) {
+        self.shared.no_launches.store(refuse, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Agent for Scripted {
+    async fn probe(&self) -> Result<Probe, AgentError> {
+        Ok(Probe {
+            version: "scripted".to_owned(),
+            spares: true,
+            drift: Vec::new(),
+        })
+    }
+
+    async fn settle(&self) -> Result<(), AgentError> {
+        Ok(())
+    }
+
+    async fn launch(&self, launch: Launch) -> Result<Box<dyn Session>, AgentError> {
+        if self.shared.no_launches.load(Ordering::SeqCst) {
+            return Err(AgentError::Launch("the test wants no starts".to_owned()));
+        }
+        self.shared.live.fetch_add(1, Ordering::SeqCst);
+        self.shared.launches.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(Process {
+            pid: 1_000_000 + self.shared.next_pid.fetch_add(1, Ordering::SeqCst),
+            shared: Arc::clone(&self.shared),
+            placement: launch.placement,
+            dials: Dials::default(),
+            prompts: Vec::new(),
+            turns: 0,
+            turn: None,
+            interrupted: false,
+            usage_asked: false,
+            dirty: false,
+            ended: None,
+        }))
+    }
+}
+
+struct Process {
+    pid: u32,
+    shared: Arc<Shared>,
+    placement: Option<Placement>,
+    dials: Dials,
+    /// The conversation.
+    prompts: Vec<String>,
+    /// API messages of the turn.
+    turns: i32,
+    turn: Option<Playing>,
+    interrupted: bool,
+    usage_asked: bool,
+    dirty: bool,
+    ended: Option<ProcessEnd>,
+}
+
+struct Playing {
+    lines: VecDeque<String>,
+    output: String,
+    cost: Microdollars,
+    /// What a line means besides the first thing.
+    also: VecDeque<Observation>,
+}
+
+impl Process {
+    fn gone() -> AgentError {
+        AgentError::Process("it has ended".to_owned())
+    }
+
+    fn end_turn(&mut self, error: Option<TurnError>) -> Observation {
+        let (output, cost) = match self.turn.take() {
+            Some(playing) => (playing.output, playing.cost),
+            None => Default::default(),
+        };
+        Observation::TurnEnded(Box::new(TurnEnd {
+            output: if error.is_none() {
+                output
+            } else {
+                String::new()
+            },
+            error,
+            cost,
+            turns: self.turns,
+            session_id: format!("session-{}", self.pid),
+            model: self
+                .dials
+                .model
+                .clone()
+                .unwrap_or_else(|| "scripted".to_owned()),
+            stop_reason: "end_turn".to_owned(),
+            ..TurnEnd::default()
+        }))
+    }
+
+    fn message(&self, stop_reason: &str) -> Observation {
+        Observation::Message {
+            id: format!("message-{}", self.turns),
+            model: "scripted".to_owned(),
+            stop_reason: stop_reason.to_owned(),
+            input_tokens: 1,
+            output_tokens: 1,
+        }
+    }
+
+    fn play(&mut self, line: &str) -> Option<Observation> {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let playing = self.turn.as_mut()?;
+        let text = match word {
+            "say" => rest.to_owned(),
+            "tool" => {
+                self.turns += 1;
+                let id = format!("tool-{}", self.turns);
+                playing.also.push_back(Observation::ToolUse {
+                    id: id.clone(),
+                    name: "Bash".to_owned(),
+                    input_json: "{}".to_owned(),
+                    parent_tool_use_id: String::new(),
+                });
+                playing.also.push_back(Observation::ToolResult {
+                    id,
+                    is_error: false,
+                    output: "ok".to_owned(),
+                });
+                return Some(self.message("tool_use"));
+            }
+            "cost" => {
+                playing.cost = Microdollars(rest.parse().unwrap_or(0));
+                return Some(Observation::Cost(playing.cost));
+            }
+            "fail" => {
+                let status = rest.parse().ok();
+                return Some(self.end_turn(Some(TurnError {
+                    subtype: "success".to_owned(),
+                    terminal_reason: "api_error".to_owned(),
+                    api_status: status,
+                    message: format!("API Error: {rest}"),
+                })));
+            }
+            "die" => {
+                let end = ProcessEnd {
+                    exit_code: rest.parse().ok(),
+                    stderr_tail: "it was told to die".to_owned(),
+                };
+                self.ended = Some(end.clone());
+                return Some(Observation::ProcessEnded(end));
+            }
+            "violate" => return Some(Observation::Violation("nonsense".to_owned())),
+            "dirty" => {
+                self.dirty = true;
+                return Some(Observation::Alive);
+            }
+            "about" => format!("{:?} {:?} {:?}", self.prompts, self.placement, self.dials),
+            _ => line.to_owned(),
+        };
+        playing.output.push_str(&text);
+        Some(Observation::TextDelta {
+            text,
+            parent_tool_use_id: String::new(),
+        })
+    }
+}
+
+#[async_trait]
+impl Session for Process {
+    fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
+    async fn claim(&mut self, placement: &Placement) -> Result<(), AgentError> {
+        self.placement = Some(placement.clone());
+        Ok(())
+    }
+
+    async fn dial(&mut self, dials: &Dials) -> Result<(), AgentError> {
+        self.dials = dials.clone();
+        Ok(())
+    }
+
+    async fn begin(&mut self, turn: Turn) -> Result<(), AgentError> {
+        if self.ended.is_some() {
+            return Err(Self::gone());
+        }
+        self.interrupted = false;
+        self.turns = 0;
+        let lines = turn.prompt.lines().map(str::to_owned).collect();
+        self.prompts.push(turn.prompt);
+        self.turn = Some(Playing {
+            lines,
+            output: String::new(),
+            cost: Microdollars::ZERO,
+            also: VecDeque::new(),
+        });
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Observation {
+        loop {
+            let Some(playing) = self.turn.as_mut() else {
+                return std::future::pending().await;
+            };
+            if let Some(also) = playing.also.pop_front() {
+                return also;
+            }
+            if self.usage_asked {
+                self.usage_asked = false;
+                return Observation::Cost(playing.cost);
+            }
+            let stuck = playing.lines.front().is_some_and(|line| line == "stuck");
+            if self.interrupted && !stuck {
+                return self.end_turn(Some(TurnError {
+                    subtype: "error_during_execution".to_owned(),
+                    terminal_reason: "aborted_streaming".to_owned(),
+                    api_status: None,
+                    message: String::new(),
+                }));
+            }
+            let Some(line) = playing.lines.front().cloned() else {
+                self.turns += 1;
+                return self.end_turn(None);
+            };
+            match line.split_once(' ') {
+                _ if line == "hang" || stuck => return std::future::pending().await,
+                Some(("wait", ms)) => {
+                    // Stays in front until it is over: a dropped call waits again.
+                    tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await;
+                    if let Some(playing) = self.turn.as_mut() {
+                        playing.lines.pop_front();
+                    }
+                    return Observation::Alive;
+                }
+                _ => playing.lines.pop_front(),
+            };
+            if let Some(observation) = self.play(&line) {
+                return observation;
+            }
+        }
+    }
+
+    async fn interrupt(&mut self) -> Result<(), AgentError> {
+        self.interrupted = true;
+        Ok(())
+    }
+
+    async fn ask_usage(&mut self) -> Result<(), AgentError> {
+        self.usage_asked = true;
+        Ok(())
+    }
+
+    async fn reset(&mut self) -> Result<(), Unclean> {
+        if self.dirty {
+            return Err(Unclean("it is dirty".to_owned()));
+        }
+        if self.ended.is_some() {
+            return Err(Unclean("it has ended".to_owned()));
+        }
+        self.prompts.clear();
+        self.shared.resets.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn end(&mut self, _grace: Duration) -> ProcessEnd {
+        self.ended.get_or_insert_default().clone()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.shared.live.fetch_sub(1, Ordering::SeqCst);
+    }
+}

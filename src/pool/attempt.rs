@@ -1,0 +1,348 @@
+//! An attempt: a claimed task meets a process.
+//!
+//! Observations become log entries; the end becomes an outcome, which is
+//! committed while the process is already being reset. Whatever happens, the
+//! task gets exactly one fate and the slot a process it can trust.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{Instrument, info_span, warn};
+
+use super::admission;
+use super::inner::Inner;
+use super::log::Log;
+use super::outcome::{self, Ended, Stop};
+use super::process::Bench;
+use super::requirement::{Requirement, requirement};
+use super::slot::Slot;
+use crate::agent::{AgentError, Observation};
+use crate::clock::Timestamp;
+use crate::money::Microdollars;
+use crate::pb::{ProcessOrigin, RequeueReason};
+use crate::store::{ClaimedTask, Fence, StoreError};
+use crate::task::apply::Requeue;
+use crate::task::{Spec, Task, TaskEvent, apply};
+
+/// What became of the slot's process.
+pub(super) enum After {
+    /// It was reset and is clean.
+    Reset,
+    /// It was ended, and why.
+    Recycled(String),
+}
+
+/// Runs a claimed task to its end on a slot.
+pub(super) async fn run(
+    inner: &Inner,
+    slot: &Slot,
+    bench: &mut Bench,
+    claimed: ClaimedTask,
+) -> After {
+    let ClaimedTask { task, spec, .. } = claimed;
+    let span =
+        info_span!("attempt", task_id = %task.id, attempt = task.attempt, slot_id = %slot.id);
+    async move {
+        let mut attempt = Attempt::new(inner, slot, &task, &spec);
+        let ended = attempt.drive(bench).await;
+        let Attempt {
+            log, origin, spent, ..
+        } = attempt;
+        slot.resetting(inner);
+        let grace = inner.options.cancel_grace / 2;
+        if ended.is_turn() {
+            // The usual way: nobody waits for the reset, and the reset waits
+            // for nobody.
+            let (_, after) = tokio::join!(
+                conclude(inner, &task, log, ended, origin),
+                make_ready(inner, bench, spent)
+            );
+            after
+        } else {
+            // Whoever sees the task's end may rely on its processes being gone.
+            let after = if ended.process_is_usable() {
+                make_ready(inner, bench, spent).await
+            } else {
+                bench.discard(grace).await;
+                After::Recycled(ended.describe())
+            };
+            conclude(inner, &task, log, ended, origin).await;
+            after
+        }
+    }
+    .instrument(span)
+    .await
+}
+
+async fn make_ready(inner: &Inner, bench: &mut Bench, spent: bool) -> After {
+    match bench.reset(inner, spent).await {
+        Ok(()) => After::Reset,
+        Err(reason) => After::Recycled(reason),
+    }
+}
+
+/// Commits what the attempt came to. The result of paid work is not given up:
+/// while the store does not answer it is tried again, until the pool stops.
+async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: ProcessOrigin) {
+    let rest = log.finish(inner).await;
+    let event = outcome::event(task, ended, origin, inner.now());
+    let mut current = task.clone();
+    let mut wait = Duration::from_millis(50);
+    loop {
+        let change = match apply(&current, event.clone(), inner.now()) {
+            Ok(Some(mut change)) => {
+                change.events.splice(0..0, rest.iter().cloned());
+                change
+            }
+            Ok(None) => return,
+            Err(conflict) => {
+                warn!(%conflict, "a late outcome is dropped");
+                return;
+            }
+        };
+        match inner.commit(None, vec![change]).await {
+            Ok(_) => return,
+            Err(StoreError::Conflict) => {}
+            Err(error) => {
+                warn!(?error, "an outcome waits for the store");
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    () = inner.stop.cancelled() => return,
+                }
+                wait = (wait * 2).min(Duration::from_secs(5));
+            }
+        }
+        match inner.store.record(task.id, Default::default()).await {
+            Ok(Some(record)) => current = record.task,
+            Ok(None) => return,
+            Err(error) => warn!(?error, "an outcome waits for the store"),
+        }
+    }
+}
+
+/// Gives a claimed task back that never ran.
+pub(super) async fn hand_back(inner: &Inner, task: &Task) {
+    let log = Log::new(Fence {
+        task: task.id,
+        attempt: task.attempt,
+    });
+    let ended = Ended::stopped(Stop::HandBack, None, Microdollars::ZERO);
+    conclude(inner, task, log, ended, ProcessOrigin::Unspecified).await;
+}
+
+/// An attempt goes back to the queue because of us: it burns nothing.
+pub(super) fn requeue(
+    task: &Task,
+    reason: RequeueReason,
+    cost: Microdollars,
+    now: Timestamp,
+) -> TaskEvent {
+    TaskEvent::Requeue(Requeue {
+        attempt: task.attempt,
+        reason,
+        burn: false,
+        ready_time: now,
+        cost,
+        estimated: cost != Microdollars::ZERO,
+        failure_reason: crate::pb::FailureReason::Unspecified,
+        message: String::new(),
+    })
+}
+
+struct Attempt<'a> {
+    inner: &'a Inner,
+    slot: &'a Slot,
+    task: &'a Task,
+    spec: &'a Spec,
+    log: Log,
+    origin: ProcessOrigin,
+    /// Whether the process may serve nobody afterwards.
+    spent: bool,
+    /// When the attempt has run too long.
+    deadline: Instant,
+    started: Instant,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(inner: &'a Inner, slot: &'a Slot, task: &'a Task, spec: &'a Spec) -> Self {
+        let started = Instant::now();
+        Self {
+            inner,
+            slot,
+            task,
+            spec,
+            log: Log::new(Fence {
+                task: task.id,
+                attempt: task.attempt,
+            }),
+            origin: ProcessOrigin::Unspecified,
+            spent: false,
+            deadline: started + admission::run_timeout(&spec.effective, &inner.options),
+            started,
+        }
+    }
+
+    async fn drive(&mut self, bench: &mut Bench) -> Ended {
+        let dir = match self
+            .inner
+            .roots
+            .admit(&self.spec.received.working_dir, "task.")
+            .await
+        {
+            Ok(dir) => dir,
+            Err(error) => return Ended::workspace(error.to_string()),
+        };
+        let context = self.inner.context();
+        let need = requirement(self.spec, dir, &context);
+        self.spent = need.new_process;
+        match self.begin(bench, &need).await {
+            Ok(()) => self.turn(bench).await,
+            Err(ended) => ended,
+        }
+    }
+
+    /// Gets a process and begins the turn. A process that fails before it said
+    /// anything is replaced once: nothing was paid for.
+    async fn begin(&mut self, bench: &mut Bench, need: &Requirement) -> Result<(), Ended> {
+        for last_try in [false, true] {
+            let acquired = tokio::select! {
+                acquired = bench.acquire(self.inner, need, &self.task.caller) => acquired,
+                stop = stopped(self.inner, self.slot, self.task, self.deadline) => {
+                    return Err(Ended::stopped(stop, None, Microdollars::ZERO));
+                }
+            };
+            let failed = match acquired {
+                Ok(origin) => {
+                    self.origin = origin;
+                    let held = bench.held.as_mut().expect("acquired");
+                    self.slot.has_process(
+                        self.inner,
+                        held.session.pid(),
+                        origin == ProcessOrigin::Launch,
+                    );
+                    match held.session.begin(need.turn.clone()).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            if last_try || matches!(failed, AgentError::Refused { .. }) {
+                return Err(Ended::no_process(failed));
+            }
+            warn!(error = %failed, "the attempt takes another process");
+            bench.discard(Duration::ZERO).await;
+        }
+        Err(Ended::workspace("no process".to_owned()))
+    }
+
+    async fn turn(&mut self, bench: &mut Bench) -> Ended {
+        let held = bench.held.as_mut().expect("begun");
+        let session = &mut held.session;
+        let inner = self.inner;
+        let budget = self.task.remaining_budget();
+        let turns_max = self.spec.effective.max_turns;
+        let mut tools_running: usize = 0;
+        let mut turns = 0;
+        let mut cost = Microdollars::ZERO;
+        let mut stall = Instant::now() + inner.options.stall_timeout;
+        // What we stop for, and when patience ends.
+        let mut stop: Option<(Stop, Instant)> = None;
+        loop {
+            self.log.flush(inner);
+            let wanted = tokio::select! {
+                biased;
+                written = self.log.written() => {
+                    match written {
+                        Ok(committed) => inner.hub.publish(&committed, None),
+                        Err(StoreError::Fenced) => return Ended::stopped(Stop::Fenced, None, cost),
+                        // The result matters more than its deltas.
+                        Err(error) => warn!(?error, "a piece of the log was not written"),
+                    }
+                    continue;
+                }
+                stop = stopped(inner, self.slot, self.task, self.deadline), if stop.is_none() => stop,
+                () = sleep_until(stall), if stop.is_none() && tools_running == 0 => Stop::Stalled,
+                () = wait_until(stop.as_ref().map(|(_, until)| *until)), if stop.is_some() => {
+                    let (why, _) = stop.expect("just seen");
+                    return Ended::stopped(why, None, cost);
+                }
+                said = session.next(), if self.log.has_room() => {
+                    stall = Instant::now() + inner.options.stall_timeout;
+                    let mut wanted = None;
+                    match said {
+                        Observation::TurnEnded(mut end) => {
+                            let duration = self.started.elapsed();
+                            outcome::hold_to_schema(&mut end, &self.spec.effective);
+                            return match stop {
+                                None => Ended::turn(*end, duration),
+                                Some((why, _)) => Ended::stopped(why, Some((*end, duration)), cost),
+                            };
+                        }
+                        Observation::ProcessEnded(end) => {
+                            return match stop {
+                                None => Ended::died(end, cost),
+                                Some((why, _)) => Ended::stopped(why, None, cost),
+                            };
+                        }
+                        Observation::Violation(what) => return Ended::violation(what, cost),
+                        Observation::Cost(so_far) => {
+                            cost = so_far;
+                            self.log.cost(so_far);
+                            if so_far > budget {
+                                wanted = Some(Stop::Budget);
+                            }
+                        }
+                        Observation::Message { ref stop_reason, .. } => {
+                            turns += 1;
+                            if stop_reason == "tool_use" {
+                                // More is to come: what it cost so far is
+                                // asked while the tool runs.
+                                let _ = session.ask_usage().await;
+                                if turns_max.is_some_and(|max| turns >= max) {
+                                    wanted = Some(Stop::MaxTurns);
+                                }
+                            }
+                        }
+                        Observation::ToolUse { .. } => tools_running += 1,
+                        Observation::ToolResult { .. } => {
+                            tools_running = tools_running.saturating_sub(1);
+                        }
+                        _ => {}
+                    }
+                    if let Some(kind) = outcome::log_entry(said, inner.now()) {
+                        self.log.push(kind);
+                    }
+                    match wanted {
+                        Some(wanted) if stop.is_none() => wanted,
+                        _ => continue,
+                    }
+                }
+            };
+            let patience = inner.options.cancel_grace / 2;
+            stop = Some((wanted, Instant::now() + patience));
+            if session.interrupt().await.is_err() {
+                return Ended::stopped(wanted, None, cost);
+            }
+        }
+    }
+}
+
+/// Waits for a reason of ours to end the attempt.
+async fn stopped(inner: &Inner, slot: &Slot, task: &Task, deadline: Instant) -> Stop {
+    let mut cancel = slot.cancel.subscribe();
+    let ours = Some((task.id, task.attempt));
+    tokio::select! {
+        biased;
+        Ok(_) = cancel.wait_for(|wanted| *wanted == ours) => Stop::Cancel,
+        () = inner.hand_back.cancelled() => Stop::HandBack,
+        () = sleep_until(deadline) => Stop::RunTimeout,
+    }
+}
+
+async fn wait_until(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,253 @@
+//! What the parts of a pool share, and the one way to change a task.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use super::options::Options;
+use super::process::Held;
+use super::requirement;
+use super::shelf::Shelf;
+use super::slot::Slots;
+use super::workspace::Roots;
+use crate::agent::{Agent, Placement, Probe, Profile};
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Error, Missing};
+use crate::id::{NodeId, TaskId};
+use crate::pb::RunSettings;
+use crate::store::{Batch, Committed, Context, Parts, Request, Store, StoreError};
+use crate::stream::Hub;
+use crate::task::{Change, Conflict, Record, State, Task, TaskEvent, apply};
+
+/// How often a change is tried again when others come first.
+const CONFLICTS_MAX: u32 = 64;
+
+/// What the parts of a pool share.
+pub(super) struct Inner {
+    pub store: Arc<dyn Store>,
+    pub agent: Arc<dyn Agent>,
+    pub probe: Probe,
+    pub options: Options,
+    pub node: NodeId,
+    pub clock: Clock,
+    pub start_time: Timestamp,
+    pub roots: Roots,
+    pub hub: Hub,
+    pub slots: Slots,
+    pub shelf: Shelf,
+    pub default_settings: RunSettings,
+    pub default_profile: Profile,
+    /// The shared context now; wakes when it changes.
+    pub context: watch::Sender<Arc<Context>>,
+    /// Serialises changes of the context on this node.
+    pub context_change: tokio::sync::Mutex<()>,
+    /// Wakes the scheduler: something may be ready, or a slot idle.
+    pub wake: Notify,
+    /// Wakes upkeep: something may be due earlier than it thinks.
+    pub due: Notify,
+    /// Whether ready tasks may be waiting, so that nobody goes before them.
+    pub may_wait: AtomicBool,
+    /// Tasks in the queue.
+    pub queued: AtomicI64,
+    /// Streams being read.
+    pub watchers: AtomicUsize,
+    /// Tasks that ended since the start, and what they cost.
+    pub completed: AtomicU64,
+    pub cost: AtomicI64,
+    /// Attached callers by task.
+    pub attached: Mutex<HashMap<TaskId, usize>>,
+    /// Counts changes of what status shows.
+    pub status: watch::Sender<u64>,
+    /// No new work is taken.
+    pub draining: CancellationToken,
+    /// Attempts hand their tasks back.
+    pub hand_back: CancellationToken,
+    /// Everything ends.
+    pub stop: CancellationToken,
+    /// Owns every task of the pool.
+    pub tracker: TaskTracker,
+    pub runtime: tokio::runtime::Handle,
+    pub drained: tokio::sync::OnceCell<super::Drained>,
+}
+
+impl Inner {
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.context.borrow())
+    }
+
+    /// Where a process that is started ahead works.
+    pub fn default_placement(&self) -> Placement {
+        requirement::placement(
+            &self.default_settings,
+            self.roots.default_dir().to_owned(),
+            &self.context(),
+        )
+    }
+
+    pub fn status_changed(&self) {
+        self.status.send_modify(|revision| *revision += 1);
+    }
+
+    /// Commits changes, all or none, and tells readers.
+    pub async fn commit(
+        &self,
+        request: Option<Request>,
+        changes: Vec<Change>,
+    ) -> Result<Vec<Committed>, StoreError> {
+        let told = changes
+            .iter()
+            .map(|change| (change.from, change.task.clone(), change.result.clone()))
+            .collect::<Vec<_>>();
+        let ledger: i64 = changes
+            .iter()
+            .flat_map(|change| &change.ledger)
+            .map(|entry| match entry {
+                crate::budget::Entry::Settle { cost, .. } => cost.0,
+                crate::budget::Entry::Reserve(_) => 0,
+            })
+            .sum();
+        let committed = self
+            .store
+            .commit(Batch {
+                request,
+                changes,
+                now: self.now(),
+            })
+            .await?;
+        self.cost.fetch_add(ledger, Ordering::Relaxed);
+        for ((from, mut task, result), committed) in told.into_iter().zip(&committed) {
+            if let Some(last) = committed.entries.last() {
+                task.last_sequence = last.sequence;
+            }
+            self.tell(from, task, result, committed);
+        }
+        Ok(committed)
+    }
+
+    /// Tells readers and counters what was committed for a task.
+    pub fn tell(
+        &self,
+        from: Option<State>,
+        task: Task,
+        result: Option<Arc<crate::pb::TaskResult>>,
+        committed: &Committed,
+    ) {
+        let was_queued = from == Some(State::Queued);
+        let is_queued = task.state == State::Queued;
+        self.queued.fetch_add(
+            i64::from(is_queued) - i64::from(was_queued),
+            Ordering::Relaxed,
+        );
+        if from != Some(task.state) {
+            info!(task_id = %task.id, state = ?task.state, attempt = task.attempt, "task");
+            self.status_changed();
+        }
+        if is_queued {
+            // Before the wake, so that a call that comes now does not barge in.
+            self.may_wait.store(true, Ordering::SeqCst);
+            self.wake.notify_one();
+        }
+        if task.due_time().is_some() {
+            self.due.notify_one();
+        }
+        if task.state == State::Cancelling {
+            self.slots.cancel(&task);
+        }
+        let end = task.state.is_end().then(|| {
+            self.completed.fetch_add(1, Ordering::Relaxed);
+            Arc::new(Record {
+                task,
+                spec: None,
+                result,
+            })
+        });
+        self.hub.publish(committed, end.as_ref());
+    }
+
+    /// Applies an event to a task as it is now, again if others come first.
+    /// `None`: it was so already.
+    pub async fn change(
+        &self,
+        id: TaskId,
+        event: impl Fn() -> TaskEvent,
+    ) -> Result<Result<Option<Task>, Conflict>, Error> {
+        for _ in 0..CONFLICTS_MAX {
+            let record = self
+                .store
+                .record(id, Parts::ROW)
+                .await?
+                .ok_or(Error::NotFound(Missing::Task))?;
+            let change = match apply(&record.task, event(), self.now()) {
+                Ok(Some(change)) => change,
+                Ok(None) => return Ok(Ok(None)),
+                Err(conflict) => return Ok(Err(conflict)),
+            };
+            let task = change.task.clone();
+            match self.commit(None, vec![change]).await {
+                Ok(_) => return Ok(Ok(Some(task))),
+                Err(StoreError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Conflict)
+    }
+
+    /// Applies an event to many tasks as they were read: in one commit, if
+    /// nothing has changed meanwhile, else one by one. Those that it does not
+    /// fit are passed over. Gives how many changed.
+    pub async fn change_all(
+        &self,
+        tasks: &[Task],
+        event: impl Fn() -> TaskEvent,
+    ) -> Result<u32, Error> {
+        let now = self.now();
+        let changes: Vec<_> = tasks
+            .iter()
+            .filter_map(|task| apply(task, event(), now).ok().flatten())
+            .collect();
+        let count = changes.len();
+        match self.commit(None, changes).await {
+            Ok(_) => return Ok(u32::try_from(count).unwrap_or(u32::MAX)),
+            Err(StoreError::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut count = 0;
+        for task in tasks {
+            if let Ok(Some(_)) = self.change(task.id, &event).await? {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Whether the pool has a budget, so that a claim has to ask what is left.
+    pub fn budget_limited(&self) -> bool {
+        self.options.budget_usd.is_some()
+    }
+
+    /// Ends a process that is not needed any more, off everybody's path.
+    pub fn end_in_background(&self, mut held: Held) {
+        self.tracker.spawn_on(
+            async move {
+                held.session.end(Duration::from_secs(2)).await;
+            },
+            &self.runtime,
+        );
+    }
+
+    /// Callers attached to a task.
+    pub fn attached(&self, id: &TaskId) -> usize {
+        let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        attached.get(id).copied().unwrap_or(0)
+    }
+}

@@ -1,0 +1,126 @@
+//! What an attempt says, on its way to the task's log.
+//!
+//! One append is under way at a time; what arrives meanwhile joins the next.
+//! No timer: on a fast disk every piece is its own append, on a slow one they
+//! gather.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::inner::Inner;
+use crate::money::Microdollars;
+use crate::pb::event::Kind;
+use crate::store::{Committed, Fence, StoreError};
+
+/// Bytes that may wait for the append under way; above it the agent is not read.
+const PENDING_BYTES_MAX: usize = 1024 * 1024;
+/// Longest text of one event, in bytes.
+const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+type Append = BoxFuture<'static, Result<Committed, StoreError>>;
+
+/// The pen of one attempt.
+pub(super) struct Log {
+    fence: Fence,
+    pending: Vec<Kind>,
+    pending_bytes: usize,
+    cost: Option<Microdollars>,
+    under_way: Option<Append>,
+}
+
+impl Log {
+    pub fn new(fence: Fence) -> Self {
+        Self {
+            fence,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            cost: None,
+            under_way: None,
+        }
+    }
+
+    /// Whether more may be said now.
+    pub fn has_room(&self) -> bool {
+        self.pending_bytes < PENDING_BYTES_MAX
+    }
+
+    /// Says something.
+    pub fn push(&mut self, kind: Kind) {
+        self.pending_bytes += kind.encoded_len();
+        match (self.pending.last_mut(), kind) {
+            (Some(Kind::TextDelta(last)), Kind::TextDelta(next))
+                if last.parent_tool_use_id == next.parent_tool_use_id
+                    && last.text.len() + next.text.len() <= PIECE_BYTES_MAX =>
+            {
+                last.text.push_str(&next.text);
+            }
+            (Some(Kind::ThinkingDelta(last)), Kind::ThinkingDelta(next))
+                if last.parent_tool_use_id == next.parent_tool_use_id
+                    && last.text.len() + next.text.len() <= PIECE_BYTES_MAX =>
+            {
+                last.text.push_str(&next.text);
+            }
+            (_, kind) => self.pending.push(kind),
+        }
+    }
+
+    /// Notes the attempt's cost so far; it is written with the next append.
+    pub fn cost(&mut self, cost: Microdollars) {
+        self.cost = Some(cost);
+    }
+
+    /// Begins the next append, if none is under way and there is something.
+    pub fn flush(&mut self, inner: &Inner) {
+        if self.under_way.is_some() || self.pending.is_empty() {
+            return;
+        }
+        let events = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
+        let (store, fence, cost, now) = (
+            Arc::clone(&inner.store),
+            self.fence,
+            self.cost.take(),
+            inner.now(),
+        );
+        self.under_way = Some(Box::pin(async move {
+            store.append(fence, events, cost, now).await
+        }));
+    }
+
+    /// Waits for the append under way; for ever if there is none. Safe to drop
+    /// and call again.
+    pub async fn written(&mut self) -> Result<Committed, StoreError> {
+        let Some(append) = self.under_way.as_mut() else {
+            return pending().await;
+        };
+        let written = append.await;
+        self.under_way = None;
+        written
+    }
+
+    /// Waits for the append under way, if any, and gives what was not begun.
+    pub async fn finish(mut self, inner: &Inner) -> Vec<Kind> {
+        if self.under_way.is_some()
+            && let Ok(committed) = self.written().await
+        {
+            inner.hub.publish(&committed, None);
+        }
+        self.pending
+    }
+}
+
+/// Cuts a text at a character's end; tells whether it was cut.
+pub(super) fn cut(mut text: String, max: usize) -> (String, bool) {
+    if text.len() <= max {
+        return (text, false);
+    }
+    text.truncate(text.floor_char_boundary(max));
+    (text, true)
+}
+
+/// Longest tool input or output in the log.
+pub(super) fn cut_piece(text: String) -> (String, bool) {
+    cut(text, PIECE_BYTES_MAX)
+}

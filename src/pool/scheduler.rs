@@ -1,0 +1,127 @@
+//! Pairs ready tasks with idle slots. Woken, never polling: a wake carries no
+//! data, and the loop reads the truth again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tracing::{error, warn};
+
+use super::attempt;
+use super::inner::Inner;
+use super::slot::Slot;
+use crate::clock::Timestamp;
+use crate::pb::FailureReason;
+use crate::store::{ClaimRequest, ClaimedTask};
+use crate::task::{State, Task, TaskEvent};
+
+/// Wait before the store is tried again.
+const STORE_BACKOFF: Duration = Duration::from_millis(500);
+
+/// Runs until the pool stops.
+pub(super) async fn run(inner: &Inner) {
+    let mut next: Option<Timestamp> = None;
+    loop {
+        let timer = async {
+            match next {
+                Some(at) => tokio::time::sleep(at.since(inner.now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        let in_time = tokio::select! {
+            () = inner.wake.notified() => false,
+            () = timer => true,
+            () = inner.stop.cancelled() => return,
+        };
+        if inner.draining.is_cancelled() {
+            next = None;
+            continue;
+        }
+        // Cleared before the look: who submits later sets it again.
+        let waiting = inner.may_wait.swap(false, Ordering::SeqCst);
+        if !waiting && !in_time {
+            continue;
+        }
+        let slots = inner.slots.take_idle(usize::MAX);
+        if slots.is_empty() {
+            // A slot that becomes idle wakes us.
+            inner.may_wait.store(true, Ordering::SeqCst);
+            next = None;
+            continue;
+        }
+        next = pair(inner, slots).await;
+    }
+}
+
+/// Claims for idle slots and assigns; gives the earliest time to look again.
+async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>) -> Option<Timestamp> {
+    let now = inner.now();
+    let request = ClaimRequest {
+        slots: slots.iter().map(|slot| slot.id.clone()).collect(),
+        node: inner.node.clone(),
+        lease_until: None,
+        context_revision: inner.context().revision,
+        now,
+    };
+    let claimed = match inner.store.claim(request).await {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            error!(?error, "no task can be claimed");
+            for slot in slots {
+                slot.release(inner);
+            }
+            inner.may_wait.store(true, Ordering::SeqCst);
+            return Some(now.after(STORE_BACKOFF));
+        }
+    };
+    let full = claimed.tasks.len() == slots.len();
+    if full || claimed.waits_for_budget {
+        inner.may_wait.store(true, Ordering::SeqCst);
+    }
+    let mut tasks = claimed.tasks.into_iter();
+    let mut next = tasks.next();
+    for slot in slots {
+        match next.take_if(|task| task.slot == slot.id) {
+            Some(task) => {
+                inner.tell(
+                    Some(State::Queued),
+                    task.task.clone(),
+                    None,
+                    &task.committed,
+                );
+                assign(inner, &slot, task).await;
+                next = tasks.next();
+            }
+            None => slot.release(inner),
+        }
+    }
+    for task in claimed.unaffordable {
+        expire(
+            inner,
+            &task,
+            FailureReason::BudgetExhausted,
+            "the pool's budget cannot cover it",
+        )
+        .await;
+    }
+    claimed.next_ready
+}
+
+/// Gives a claimed task to the slot that was taken for it.
+pub(super) async fn assign(inner: &Inner, slot: &Slot, claimed: ClaimedTask) {
+    if let Err(claimed) = slot.assign(claimed) {
+        // The slot is going: only while the pool stops.
+        attempt::hand_back(inner, &claimed.task).await;
+    }
+}
+
+/// Ends a queued task that cannot run.
+pub(super) async fn expire(inner: &Inner, task: &Task, reason: FailureReason, message: &str) {
+    let event = || TaskEvent::Expire {
+        reason,
+        message: message.to_owned(),
+    };
+    if let Err(error) = inner.change(task.id, event).await {
+        warn!(task_id = %task.id, %error, "a task that cannot run was not ended");
+    }
+}

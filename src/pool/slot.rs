@@ -1,0 +1,334 @@
+//! A slot: owns one process and runs one attempt at a time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::attempt;
+use super::inner::Inner;
+use super::process::{Bench, Held};
+use crate::agent::Observation;
+use crate::clock::Timestamp;
+use crate::id::SlotId;
+use crate::id::TaskId;
+use crate::pb::{self, SlotState};
+use crate::store::ClaimedTask;
+use crate::task::Task;
+
+/// Longest wait before another start of a process.
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// Every slot of this node, in order.
+#[derive(Default)]
+pub(super) struct Slots {
+    slots: Mutex<BTreeMap<u32, Arc<Slot>>>,
+}
+
+/// One slot, as others see it.
+pub(super) struct Slot {
+    pub id: SlotId,
+    info: Mutex<Info>,
+    assign: mpsc::Sender<ClaimedTask>,
+    /// The attempt that is to be cancelled.
+    pub cancel: watch::Sender<Option<(TaskId, u32)>>,
+}
+
+#[derive(Clone)]
+struct Info {
+    state: SlotState,
+    /// Somebody is finding a task for it: it is idle to others no more.
+    taken: bool,
+    since: Timestamp,
+    task: Option<TaskId>,
+    pid: Option<u32>,
+    attempts: i64,
+    launches: i64,
+    resets: i64,
+    recycles: i64,
+    failed_launches: u32,
+    last_error: String,
+}
+
+impl Slots {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a slot and starts it.
+    pub fn add(&self, inner: &Arc<Inner>, number: u32) {
+        let (assign, assigned) = mpsc::channel(1);
+        let slot = Arc::new(Slot {
+            id: SlotId(format!("slot-{number}")),
+            info: Mutex::new(Info {
+                state: SlotState::Starting,
+                taken: false,
+                since: inner.now(),
+                task: None,
+                pid: None,
+                attempts: 0,
+                launches: 0,
+                resets: 0,
+                recycles: 0,
+                failed_launches: 0,
+                last_error: String::new(),
+            }),
+            assign,
+            cancel: watch::channel(None).0,
+        });
+        self.lock().insert(number, Arc::clone(&slot));
+        let shared = Arc::clone(inner);
+        inner
+            .tracker
+            .spawn(async move { slot.live(&shared, assigned).await });
+    }
+
+    pub fn all(&self) -> Vec<Arc<Slot>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Takes idle slots, until they are assigned a task or given back.
+    pub fn take_idle(&self, max: usize) -> Vec<Arc<Slot>> {
+        let slots = self.lock();
+        slots
+            .values()
+            .filter(|slot| slot.take_if_idle())
+            .take(max)
+            .cloned()
+            .collect()
+    }
+
+    /// Tells the slot that runs a task to end its attempt.
+    pub fn cancel(&self, task: &Task) {
+        if let Some(slot) = self
+            .lock()
+            .values()
+            .find(|slot| task.slot.as_ref() == Some(&slot.id))
+        {
+            slot.cancel.send_replace(Some((task.id, task.attempt)));
+        }
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Info> {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_if_idle(&self) -> bool {
+        let mut info = self.lock();
+        let idle = info.state == SlotState::Idle && !info.taken;
+        info.taken |= idle;
+        idle
+    }
+
+    /// Whether it runs no attempt and is about to run none.
+    pub fn is_quiet(&self) -> bool {
+        let info = self.lock();
+        !info.taken && !matches!(info.state, SlotState::Busy | SlotState::Resetting)
+    }
+
+    /// Gives it a task; it was taken before, so there is room.
+    pub fn assign(&self, claimed: ClaimedTask) -> Result<(), ClaimedTask> {
+        self.assign.try_send(claimed).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(claimed)
+            | mpsc::error::TrySendError::Closed(claimed) => claimed,
+        })
+    }
+
+    /// Gives it back: it was taken and there is no task for it.
+    pub fn release(&self, inner: &Inner) {
+        self.lock().taken = false;
+        if inner.draining.is_cancelled() {
+            inner.status_changed();
+        }
+    }
+
+    fn enter(&self, inner: &Inner, state: SlotState, also: impl FnOnce(&mut Info)) {
+        {
+            let mut info = self.lock();
+            info.state = state;
+            info.taken = false;
+            info.since = inner.now();
+            also(&mut info);
+        }
+        inner.status_changed();
+    }
+
+    /// On the wire.
+    pub fn describe(&self, inner: &Inner) -> pb::Slot {
+        let info = self.lock().clone();
+        pb::Slot {
+            slot_id: self.id.0.clone(),
+            node_id: inner.node.0.clone(),
+            state: info.state as i32,
+            state_time: Some(info.since.to_proto()),
+            pid: info.pid.and_then(|pid| i32::try_from(pid).ok()),
+            memory_bytes: info.pid.and_then(super::status::memory_of_tree),
+            task_id: info.task.map(|id| id.to_string()).unwrap_or_default(),
+            attempts_run: info.attempts,
+            launches: info.launches,
+            resets: info.resets,
+            recycles: info.recycles,
+            failed_launches: i32::try_from(info.failed_launches).unwrap_or(i32::MAX),
+            last_error: info.last_error,
+            spares: 0,
+        }
+    }
+
+    /// Its life: a process is made ready, serves an attempt, is reset or
+    /// replaced, and so on, until the pool stops.
+    async fn live(&self, inner: &Arc<Inner>, mut assigned: mpsc::Receiver<ClaimedTask>) {
+        let mut bench = Bench::default();
+        let mut context = inner.context.subscribe();
+        loop {
+            if bench.held.is_none() && !self.start(inner, &mut bench).await {
+                break;
+            }
+            self.enter(inner, SlotState::Idle, |info| {
+                info.task = None;
+                info.pid = bench.held.as_ref().map(|held| held.session.pid());
+            });
+            inner.wake.notify_one();
+
+            let claimed = tokio::select! {
+                claimed = assigned.recv() => claimed,
+                () = inner.stop.cancelled() => None,
+                problem = idle(&mut bench, &mut context, inner) => {
+                    // Assigned in this very moment? Then the attempt finds a
+                    // bench without a process, and starts one.
+                    info!(slot_id = %self.id, %problem, "process replaced");
+                    self.lock().recycles += 1;
+                    if self.take_if_idle() {
+                        self.enter(inner, SlotState::Starting, |_| {});
+                        bench.discard(Duration::from_secs(1)).await;
+                        continue;
+                    }
+                    bench.discard(Duration::ZERO).await;
+                    tokio::select! {
+                        claimed = assigned.recv() => claimed,
+                        () = inner.stop.cancelled() => None,
+                    }
+                }
+            };
+            let Some(claimed) = claimed else { break };
+            self.enter(inner, SlotState::Busy, |info| {
+                info.task = Some(claimed.task.id);
+                info.attempts += 1;
+            });
+            let after = attempt::run(inner, self, &mut bench, claimed).await;
+            let mut info = self.lock();
+            match after {
+                attempt::After::Reset => info.resets += 1,
+                attempt::After::Recycled(reason) => {
+                    info.recycles += 1;
+                    info!(slot_id = %self.id, %reason, "process recycled");
+                }
+            }
+        }
+        bench.discard(Duration::from_millis(500)).await;
+        self.enter(inner, SlotState::Retiring, |info| {
+            info.pid = None;
+            info.task = None;
+        });
+        // A task that was assigned in the last moment goes back.
+        assigned.close();
+        while let Some(claimed) = assigned.recv().await {
+            attempt::hand_back(inner, &claimed.task).await;
+        }
+    }
+
+    /// Notes the process of a running attempt.
+    pub fn has_process(&self, inner: &Inner, pid: u32, launched: bool) {
+        {
+            let mut info = self.lock();
+            info.pid = Some(pid);
+            info.launches += i64::from(launched);
+        }
+        inner.status_changed();
+    }
+
+    /// Notes that the attempt is over and its process is being made ready.
+    pub fn resetting(&self, inner: &Inner) {
+        self.enter(inner, SlotState::Resetting, |info| info.task = None);
+    }
+
+    /// Starts a process, with backoff. `false`: the pool stops, or the slot
+    /// has given up and waits for the stop.
+    async fn start(&self, inner: &Inner, bench: &mut Bench) -> bool {
+        let mut backoff = inner.options.launch_backoff;
+        loop {
+            self.enter(inner, SlotState::Starting, |info| {
+                info.task = None;
+                info.pid = None;
+            });
+            let launched = tokio::select! {
+                launched = Held::launch_ahead(inner) => launched,
+                () = inner.stop.cancelled() => return false,
+            };
+            let error = match launched {
+                Ok(held) => {
+                    let mut info = self.lock();
+                    info.launches += 1;
+                    info.failed_launches = 0;
+                    info.last_error.clear();
+                    drop(info);
+                    bench.held = Some(held);
+                    return true;
+                }
+                Err(error) => error,
+            };
+            warn!(slot_id = %self.id, %error, "a process did not start");
+            let mut gave_up = false;
+            self.enter(inner, SlotState::BackingOff, |info| {
+                info.failed_launches += 1;
+                info.last_error = error.to_string();
+                gave_up = info.failed_launches >= inner.options.launches_max;
+                if gave_up {
+                    info.state = SlotState::Errored;
+                }
+            });
+            if gave_up {
+                inner.stop.cancelled().await;
+                return false;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff) => {}
+                () = inner.stop.cancelled() => return false,
+            }
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+}
+
+/// Watches an idle process; returns why it has to be replaced.
+async fn idle(
+    bench: &mut Bench,
+    context: &mut watch::Receiver<Arc<crate::store::Context>>,
+    inner: &Inner,
+) -> String {
+    loop {
+        let Some(held) = bench.held.as_mut() else {
+            return "it is gone".to_owned();
+        };
+        tokio::select! {
+            said = held.session.next() => match said {
+                Observation::Alive => {}
+                Observation::ProcessEnded(end) => {
+                    return format!("it ended while idle, exit code {:?}", end.exit_code);
+                }
+                _ => return "it spoke while idle".to_owned(),
+            },
+            changed = context.changed() => {
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                if held.outdated(&inner.default_placement()) {
+                    return "the shared context has changed".to_owned();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The pool at one moment, and its changes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::inner::Inner;
+use crate::error::Error;
+use crate::pb::{self, SlotState, StateCount};
+
+/// The status now.
+pub(super) async fn status(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> {
+    let totals = inner.store.totals().await?;
+    let slots = slots(inner).await;
+    let count = |wanted: &[SlotState]| {
+        let found = slots.iter().filter(|slot| wanted.contains(&slot.state()));
+        i32::try_from(found.count()).unwrap_or(i32::MAX)
+    };
+    Ok(pb::PoolStatus {
+        node_id: inner.node.0.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_version: inner.probe.version.clone(),
+        start_time: Some(inner.start_time.to_proto()),
+        slots_total: i32::try_from(slots.len()).unwrap_or(i32::MAX),
+        slots_idle: count(&[SlotState::Idle]),
+        slots_busy: count(&[SlotState::Busy]),
+        slots_errored: count(&[SlotState::Errored]),
+        tasks: totals
+            .tasks
+            .iter()
+            .filter(|(_, count)| **count > 0)
+            .map(|(state, count)| StateCount {
+                state: state.to_proto() as i32,
+                count: i64::try_from(*count).unwrap_or(i64::MAX),
+            })
+            .collect(),
+        spent_microdollars: totals.funds.spent.0,
+        reserved_microdollars: totals.funds.reserved.0,
+        budget_microdollars: totals.funds.limit.map(|limit| limit.0),
+        hold: None,
+        paused: false,
+        draining: inner.draining.is_cancelled(),
+        slots,
+        context_revision: i64::try_from(inner.context().revision).unwrap_or(i64::MAX),
+        watchers: i64::try_from(inner.watchers.load(Ordering::Relaxed)).unwrap_or(i64::MAX),
+    })
+}
+
+/// Every slot, by number.
+pub(super) async fn slots(inner: &Arc<Inner>) -> Vec<pb::Slot> {
+    let shared = Arc::clone(inner);
+    // Reads /proc for the memory of the process trees.
+    let described = tokio::task::spawn_blocking(move || {
+        let slots = shared.slots.all();
+        slots.iter().map(|slot| slot.describe(&shared)).collect()
+    });
+    described.await.unwrap_or_default()
+}
+
+/// A reader of the pool's status.
+pub struct StatusWatch {
+    inner: Arc<Inner>,
+    changes: watch::Receiver<u64>,
+    interval: Duration,
+    /// Not before this moment.
+    next: Instant,
+    /// A change was seen that was not told yet.
+    changed: bool,
+}
+
+impl StatusWatch {
+    pub(super) fn new(inner: &Arc<Inner>, interval: Duration) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            changes: inner.status.subscribe(),
+            interval,
+            next: Instant::now(),
+            changed: true,
+        }
+    }
+
+    /// The status at first, then whenever it changed. Safe to drop and call
+    /// again.
+    pub async fn next(&mut self) -> Result<pb::PoolStatus, Error> {
+        tokio::time::sleep_until(self.next).await;
+        if !self.changed && self.changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.changed = true;
+        self.changes.mark_unchanged();
+        let status = status(&self.inner).await?;
+        self.next = Instant::now() + self.interval;
+        self.changed = false;
+        Ok(status)
+    }
+}
+
+/// Resident memory of a process and all below it, in bytes; `None`: it is gone.
+pub(super) fn memory_of_tree(pid: u32) -> Option<i64> {
+    const PAGE: i64 = 4096;
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let resident: i64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let below: i64 = children
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|child| child.parse().ok())
+        .filter_map(memory_of_tree)
+        .sum();
+    Some(resident * PAGE + below)
+}

@@ -1,0 +1,318 @@
+//! From a call to durable tasks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use super::admission::{self, Admitted};
+use super::inner::Inner;
+use super::scheduler;
+use super::slot::Slot;
+use crate::clock::Timestamp;
+use crate::error::{Error, Missing};
+use crate::id::{CallerId, GroupId, RequestId, TaskId};
+use crate::money::Microdollars;
+use crate::pb;
+use crate::store::{ClaimedTask, Request, StoreError};
+use crate::task::apply::{Claim, submit};
+use crate::task::{Change, Spec, State, Task, TaskEvent, apply};
+
+/// Most tasks of one fan-out.
+pub const FAN_OUT_MAX: usize = 10_000;
+
+/// What a call made, or had made before.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    pub tasks: Vec<TaskId>,
+    pub group: Option<GroupId>,
+    /// Whether this very call made it.
+    pub now: bool,
+}
+
+/// How a call wants its tasks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    pub request: Option<RequestId>,
+    /// Whether the work ends when no caller is attached.
+    pub attached: bool,
+    /// Whether the specs are a fan-out.
+    pub group: bool,
+}
+
+/// Makes tasks durable, all or none; a repeat of a request makes none.
+pub(super) async fn make(
+    inner: &Arc<Inner>,
+    caller: &CallerId,
+    specs: Vec<pb::TaskSpec>,
+    wish: Wish,
+) -> Result<Made, Error> {
+    let fingerprint = wish.request.map(|_| fingerprint(&specs, wish.group));
+    if let (Some(id), Some(fingerprint)) = (wish.request, fingerprint) {
+        // A repeat is answered also when new work would be refused.
+        if let Some(made) = inner.store.request(caller, id, inner.now()).await? {
+            return repeat(inner, made, fingerprint).await;
+        }
+    }
+    let count = i64::try_from(specs.len()).unwrap_or(i64::MAX);
+    let new = admit(inner, specs, &wish, count).await?;
+    let now = inner.now();
+    let group = wish.group.then(GroupId::new);
+    let mut changes = Vec::with_capacity(new.len());
+    for (place, (spec, admitted)) in new.into_iter().enumerate() {
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        changes.push(first_change(
+            caller, spec, admitted, &wish, group, place, now,
+        ));
+    }
+    let tasks: Vec<TaskId> = changes.iter().map(|change| change.task.id).collect();
+    let first = *tasks
+        .first()
+        .ok_or_else(|| Error::invalid("tasks", "is required"))?;
+    let request = wish
+        .request
+        .zip(fingerprint)
+        .map(|(id, fingerprint)| Request {
+            caller: caller.clone(),
+            id,
+            fingerprint,
+            task: first,
+            group,
+            expire_time: now.after(inner.options.request_ttl),
+            deleted: false,
+        });
+    match commit(inner, request, changes).await {
+        Ok(()) => Ok(Made {
+            tasks,
+            group,
+            now: true,
+        }),
+        Err(StoreError::RequestExists(made)) => {
+            // The same call, at the same time, came first.
+            let fingerprint = fingerprint.unwrap_or_default();
+            repeat(inner, *made, fingerprint).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn admit(
+    inner: &Inner,
+    specs: Vec<pb::TaskSpec>,
+    wish: &Wish,
+    count: i64,
+) -> Result<Vec<(pb::TaskSpec, Admitted)>, Error> {
+    if inner.draining.is_cancelled() {
+        return Err(Error::Draining);
+    }
+    if !(1..=FAN_OUT_MAX).contains(&specs.len()) {
+        return Err(Error::invalid(
+            "tasks",
+            format!("must be 1 to {FAN_OUT_MAX}"),
+        ));
+    }
+    let mut new = Vec::with_capacity(specs.len());
+    let mut wrong = Vec::new();
+    for (i, spec) in specs.into_iter().enumerate() {
+        let path = if wish.group {
+            format!("tasks[{i}].")
+        } else {
+            "task.".to_owned()
+        };
+        match admission::admit(&spec, &path, &inner.options) {
+            Ok(admitted) => {
+                inner.roots.admit(&spec.working_dir, &path).await?;
+                new.push((spec, admitted));
+            }
+            // Every wrong field of the call is told at once, up to a sane many.
+            Err(Error::Invalid(violations)) if wrong.len() < 100 => wrong.extend(violations),
+            Err(Error::Invalid(_)) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(Error::Invalid(wrong));
+    }
+    let queue_max = i64::try_from(inner.options.queue_max).unwrap_or(i64::MAX);
+    if inner.queued.load(Ordering::Relaxed).saturating_add(count) > queue_max {
+        return Err(Error::QueueFull);
+    }
+    if inner.budget_limited() {
+        let funds = inner.store.totals().await?.funds;
+        let hopeless = new
+            .iter()
+            .any(|(_, admitted)| !funds.could_ever_cover(admitted.budget));
+        if hopeless {
+            return Err(Error::BudgetExhausted);
+        }
+    }
+    Ok(new)
+}
+
+fn first_change(
+    caller: &CallerId,
+    spec: pb::TaskSpec,
+    admitted: Admitted,
+    wish: &Wish,
+    group: Option<GroupId>,
+    place: u32,
+    now: Timestamp,
+) -> Change {
+    let task = Task {
+        id: TaskId::new(),
+        version: 1,
+        caller: caller.clone(),
+        state: State::Queued,
+        tags: spec.tags.clone(),
+        group,
+        parent: None,
+        place,
+        rank: 1,
+        request: wish.request,
+        create_time: now,
+        ready_time: now,
+        start_time: None,
+        end_time: None,
+        queue_deadline: admitted.queue_timeout.map(|wait| now.after(wait)),
+        attached: wish.attached,
+        abandon_time: None,
+        attempt: 0,
+        burnt: 0,
+        slot: None,
+        lease: None,
+        session_id: String::new(),
+        context_revision: 0,
+        budget: admitted.budget,
+        reserved: Microdollars::ZERO,
+        cost: Microdollars::ZERO,
+        attempt_cost: Microdollars::ZERO,
+        cost_estimated: false,
+        recovery: admitted.recovery,
+        last_sequence: 0,
+    };
+    let spec = Arc::new(Spec {
+        received: spec,
+        effective: admitted.effective,
+    });
+    submit(task, spec)
+}
+
+/// Commits new tasks. A single one that finds an idle slot while nothing waits
+/// is submitted and claimed in one change.
+async fn commit(
+    inner: &Arc<Inner>,
+    request: Option<Request>,
+    mut changes: Vec<Change>,
+) -> Result<(), StoreError> {
+    // With a budget the claim has to ask what is left, in one transaction.
+    let direct = changes.len() == 1
+        && !inner.budget_limited()
+        && !inner.may_wait.load(Ordering::SeqCst)
+        && !inner.draining.is_cancelled();
+    let slot = if direct {
+        inner.slots.take_idle(1).pop()
+    } else {
+        None
+    };
+    let Some(slot) = slot else {
+        inner.may_wait.store(true, Ordering::SeqCst);
+        return inner.commit(request, changes).await.map(drop);
+    };
+    let Some(submitted) = changes.pop() else {
+        slot.release(inner);
+        return Ok(());
+    };
+    // On its own: a caller who leaves now must not leave a claimed task
+    // without its slot.
+    let shared = Arc::clone(inner);
+    let committed = inner
+        .tracker
+        .spawn(async move { commit_claimed(&shared, &slot, request, submitted).await })
+        .await;
+    committed.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+}
+
+async fn commit_claimed(
+    inner: &Inner,
+    slot: &Slot,
+    request: Option<Request>,
+    submitted: Change,
+) -> Result<(), StoreError> {
+    let claim = TaskEvent::Claim(Claim {
+        slot: slot.id.clone(),
+        node: inner.node.clone(),
+        lease_until: None,
+        context_revision: inner.context().revision,
+    });
+    let spec = submitted.spec.clone();
+    let change = match apply(&submitted.task, claim, inner.now()) {
+        Ok(Some(claimed)) => submitted.then(claimed),
+        // A new task is queued, so it can be claimed.
+        Ok(None) | Err(_) => submitted,
+    };
+    let task = change.task.clone();
+    let committed = match inner.commit(request, vec![change]).await {
+        Ok(committed) => committed,
+        Err(error) => {
+            slot.release(inner);
+            inner.wake.notify_one();
+            return Err(error);
+        }
+    };
+    match (committed.into_iter().next(), spec) {
+        (Some(committed), Some(spec)) => {
+            let claimed = ClaimedTask {
+                slot: slot.id.clone(),
+                task,
+                spec,
+                committed,
+            };
+            scheduler::assign(inner, slot, claimed).await;
+        }
+        _ => {
+            warn!("a commit told nothing of its change");
+            slot.release(inner);
+        }
+    }
+    Ok(())
+}
+
+/// What the same request made before.
+async fn repeat(inner: &Inner, made: Request, fingerprint: [u8; 32]) -> Result<Made, Error> {
+    if made.fingerprint != fingerprint {
+        return Err(Error::RequestIdReused);
+    }
+    if made.deleted {
+        return Err(Error::NotFound(Missing::DeletedTask));
+    }
+    let tasks = match made.group {
+        None => vec![made.task],
+        Some(group) => inner
+            .store
+            .group(group, Default::default())
+            .await?
+            .into_iter()
+            .map(|record| record.task.id)
+            .collect(),
+    };
+    Ok(Made {
+        tasks,
+        group: made.group,
+        now: false,
+    })
+}
+
+/// What was asked, in 32 bytes: over the specs as received, before merging.
+/// Maps are encoded in order, so the same meaning has the same bytes.
+fn fingerprint(specs: &[pb::TaskSpec], group: bool) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update([u8::from(group)]);
+    for spec in specs {
+        let bytes = spec.encode_to_vec();
+        hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(&bytes);
+    }
+    hash.finalize().into()
+}

@@ -1,0 +1,270 @@
+//! One file, one process, every answer on disk: SQLite in WAL mode.
+//!
+//! One thread writes ([`writer`]), a few connections read. A lock file beside
+//! the database keeps a second server out.
+
+mod fault;
+mod open;
+mod read;
+mod write;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use super::{
+    Batch, ClaimRequest, Claimed, Committed, Context, Due, Fence, LogEntry, OpenError, Parts,
+    Query, Request, Store, StoreError, Totals,
+};
+use crate::budget::Funds;
+use crate::clock::Timestamp;
+use crate::id::{CallerId, GroupId, RequestId, TaskId};
+use crate::money::Microdollars;
+use crate::pb::event::Kind;
+use crate::task::Record;
+use fault::closed;
+use write::Books;
+use writer::Writer;
+
+/// Reads at the same time; more wait their turn.
+const READERS: usize = 3;
+
+/// The embedded durable store. Best ended by [`Store::close`]; dropping it
+/// waits for what was queued to be written.
+pub struct Sqlite {
+    readers: Arc<Readers>,
+    writer: Mutex<Option<Writer>>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+struct Readers {
+    path: PathBuf,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Sqlite {
+    /// Opens the database at `path`, or makes it if it is absent.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref().to_owned();
+        tokio::task::spawn_blocking(move || Self::open_blocking(&path))
+            .await
+            .map_err(|error| OpenError(format!("the database could not be opened: {error}")))?
+    }
+
+    fn open_blocking(path: &Path) -> Result<Self, OpenError> {
+        let open::Opened { path, lock, writer } = open::open(path)?;
+        let books = Books::read(&writer).map_err(|error| {
+            let (StoreError::Corrupt(why) | StoreError::Unavailable(why)) = &error else {
+                return open::damaged(&path, &error);
+            };
+            open::damaged(&path, why)
+        })?;
+        let (writer, thread) = Writer::start(writer, books, lock).map_err(|error| {
+            OpenError(format!(
+                "the thread that writes could not be started: {error}"
+            ))
+        })?;
+        Ok(Self {
+            readers: Arc::new(Readers {
+                path,
+                permits: Arc::new(Semaphore::new(READERS)),
+                idle: Mutex::new(Vec::new()),
+            }),
+            writer: Mutex::new(Some(writer)),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    fn writer(&self) -> Result<Writer, StoreError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.clone().ok_or_else(closed)
+    }
+
+    async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let permits = Arc::clone(&self.readers.permits);
+        let permit = permits.acquire_owned().await.map_err(|_| closed())?;
+        let readers = Arc::clone(&self.readers);
+        tokio::task::spawn_blocking(move || {
+            let result = readers.with(work);
+            drop(permit);
+            result
+        })
+        .await
+        .map_err(|error| StoreError::Unavailable(error.to_string()))?
+    }
+
+    /// Ends the writer; the thread that is to be waited for.
+    fn end_writer(&self) -> Option<thread::JoinHandle<()>> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.take();
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.take()
+    }
+
+    /// Whether the sums that are kept are those of the ledger and the tasks.
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn check_sums(&self) -> Result<(), StoreError> {
+        self.read(read::check_sums).await
+    }
+}
+
+impl Readers {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = idle().pop();
+        let conn = match known {
+            Some(conn) => conn,
+            None => open::connect(&self.path, &open::READER)?,
+        };
+        let result = work(&conn);
+        // One that has failed is not trusted again.
+        if result.is_ok() {
+            idle().push(conn);
+        }
+        result
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        if let Some(thread) = self.end_writer() {
+            // The lock is given back when this returns. A panic was reported where it was.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError> {
+        self.writer()?.call(move |tx| tx.commit(batch)).await
+    }
+
+    async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
+        self.writer()?.call(move |tx| tx.claim(&request)).await
+    }
+
+    async fn append(
+        &self,
+        fence: Fence,
+        events: Vec<Kind>,
+        cost: Option<Microdollars>,
+        now: Timestamp,
+    ) -> Result<Committed, StoreError> {
+        self.writer()?
+            .call(move |tx| tx.append(fence, events, cost, now))
+            .await
+    }
+
+    async fn record(&self, id: TaskId, parts: Parts) -> Result<Option<Record>, StoreError> {
+        self.read(move |conn| read::record(conn, id, parts)).await
+    }
+
+    async fn list(&self, query: &Query) -> Result<Vec<Record>, StoreError> {
+        let query = query.clone();
+        self.read(move |conn| read::list(conn, &query)).await
+    }
+
+    async fn group(&self, id: GroupId, parts: Parts) -> Result<Vec<Record>, StoreError> {
+        self.read(move |conn| read::group(conn, id, parts)).await
+    }
+
+    async fn request(
+        &self,
+        caller: &CallerId,
+        id: RequestId,
+        now: Timestamp,
+    ) -> Result<Option<Request>, StoreError> {
+        let caller = caller.clone();
+        let request = self
+            .read(move |conn| read::request(conn, &caller, id))
+            .await?;
+        Ok(request.filter(|request| request.is_remembered(now)))
+    }
+
+    async fn log(
+        &self,
+        id: TaskId,
+        after: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<LogEntry>, StoreError> {
+        self.read(move |conn| read::log(conn, id, after, bytes_max))
+            .await
+    }
+
+    async fn output(
+        &self,
+        id: TaskId,
+        offset: u64,
+        len: usize,
+    ) -> Result<Option<Bytes>, StoreError> {
+        self.read(move |conn| read::output(conn, id, offset, len))
+            .await
+    }
+
+    async fn delete(&self, id: TaskId, version: u64) -> Result<(), StoreError> {
+        self.writer()?.call(move |tx| tx.delete(id, version)).await
+    }
+
+    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+        self.read(move |conn| read::due(conn, now, limit)).await
+    }
+
+    async fn totals(&self) -> Result<Totals, StoreError> {
+        self.read(read::totals).await
+    }
+
+    async fn set_budget(&self, limit: Option<Microdollars>) -> Result<Funds, StoreError> {
+        self.writer()?
+            .call(move |tx| Ok(tx.set_budget(limit)))
+            .await
+    }
+
+    async fn context(&self) -> Result<Context, StoreError> {
+        self.read(read::context).await
+    }
+
+    async fn set_context(
+        &self,
+        revision: u64,
+        key: &str,
+        value: Option<&str>,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let (key, value) = (key.to_owned(), value.map(str::to_owned));
+        self.writer()?
+            .call(move |tx| tx.set_context(revision, &key, value.as_deref(), now))
+            .await
+    }
+
+    async fn close(&self) {
+        // Readers first: an open read would keep the log from being moved.
+        if let Ok(all) = self.readers.permits.acquire_many(READERS as u32).await {
+            all.forget();
+        }
+        self.readers.permits.close();
+        self.readers
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+        if let Some(thread) = self.end_writer() {
+            // A panic was reported where it was.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}

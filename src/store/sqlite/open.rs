@@ -1,0 +1,242 @@
+//! From a path to a database that is ours alone, whole, and of today's schema.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::clock::Clock;
+use crate::store::OpenError;
+
+/// One script per schema version, from 1. Only ever appended to.
+const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_initial.sql")];
+
+/// Marks our databases: "clpo".
+const APPLICATION_ID: i32 = 0x636c_706f;
+
+/// Longest wait for a lock inside SQLite. Only a foreign program, a backup for
+/// instance, can make us wait at all.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Largest database that is read through at the start: some tens of
+/// milliseconds. A larger one is checked where it is read.
+const CHECKED_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// Prepared statements that a connection keeps.
+const STATEMENTS_MAX: usize = 128;
+
+/// The right to use a database: held as long as this lives.
+pub(super) struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock beside the database, or says who has it.
+    fn take(database: &Path) -> Result<Self, OpenError> {
+        let mut path = database.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let failed = |error: io::Error| refused(&path, "cannot be locked", &error);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                // What cannot be read is only missing from the sentence.
+                let _ = file.read_to_string(&mut holder);
+                let holder = match holder.split_once(' ') {
+                    Some((pid, since)) => format!("process {pid}, since {}", since.trim()),
+                    None => "another process".to_owned(),
+                };
+                return Err(OpenError(format!(
+                    "{} is in use by {holder}: end it, or use another file",
+                    database.display()
+                )));
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        let now = Clock::system().now().to_proto();
+        let holder = format!("{} {now}\n", std::process::id());
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(holder.as_bytes()))
+            .map_err(failed)?;
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // The file stays: removing it would let two processes each hold a lock.
+        let _ = self.file.set_len(0);
+    }
+}
+
+/// A database, opened.
+pub(super) struct Opened {
+    pub path: PathBuf,
+    pub lock: Lock,
+    pub writer: Connection,
+}
+
+/// Opens or makes the database.
+pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
+    let path = place(path)?;
+    let lock = Lock::take(&path)?;
+    let size = check_header(&path)?;
+    let mut writer = connect(&path, &WRITER).map_err(|e| damaged(&path, &e))?;
+    migrate(&mut writer, &path)?;
+    if size <= CHECKED_BYTES_MAX {
+        let verdict: String = writer
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(|e| damaged(&path, &e))?;
+        if verdict != "ok" {
+            return Err(damaged(&path, &verdict));
+        }
+    }
+    Ok(Opened { path, lock, writer })
+}
+
+/// The same name for the same file however it is spelled, with its directory
+/// made if only that is missing.
+fn place(path: &Path) -> Result<PathBuf, OpenError> {
+    let Some(name) = path.file_name().filter(|name| *name != ":memory:") else {
+        return Err(OpenError(
+            "`sqlite:` needs the path of a file; for a store without one say `memory`".to_owned(),
+        ));
+    };
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let failed = |error: io::Error| refused(directory, "cannot be used as a directory", &error);
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+        _ => {}
+    }
+    let whole = directory.canonicalize().map_err(failed)?.join(name);
+    match whole.canonicalize() {
+        Ok(followed) => Ok(followed),
+        Err(_) => Ok(whole),
+    }
+}
+
+/// Refuses what cannot be a database before anything is written to it, and
+/// tells the file's size. An absent one is made, readable by its owner only.
+fn check_header(path: &Path) -> Result<u64, OpenError> {
+    let failed = |error: io::Error| refused(path, "cannot be opened", &error);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let mut header = Vec::with_capacity(16);
+    file.take(16).read_to_end(&mut header).map_err(failed)?;
+    if size > 0 && header != b"SQLite format 3\0" {
+        return Err(damaged(path, &"it is no SQLite database"));
+    }
+    Ok(size)
+}
+
+/// What a connection is told when it opens.
+pub(super) struct Role {
+    flags: OpenFlags,
+    pragmas: &'static str,
+}
+
+/// The one that writes. Every commit is on disk before it is answered.
+const WRITER: Role = Role {
+    flags: OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX),
+    // temp_store: what a savepoint can undo is kept in memory, not in a file.
+    pragmas: "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+              PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768;",
+};
+
+/// Those that read.
+pub(super) const READER: Role = Role {
+    flags: OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX),
+    pragmas: "PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;",
+};
+
+/// One more connection to the database.
+pub(super) fn connect(path: &Path, role: &Role) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, role.flags)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    conn.execute_batch(role.pragmas)?;
+    Ok(conn)
+}
+
+/// Brings the schema to today's, forward only and all or nothing.
+fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let bad = |error: rusqlite::Error| damaged(path, &error);
+    let mode: String = conn
+        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+        .map_err(bad)?;
+    if mode != "wal" {
+        return Err(OpenError(format!(
+            "{} lies where SQLite cannot keep a write-ahead log: use a local disk",
+            path.display()
+        )));
+    }
+    let tx = conn
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(bad)?;
+    let number = |sql| tx.query_row(sql, [], |row| row.get::<_, i32>(0));
+    let application = number("PRAGMA application_id").map_err(bad)?;
+    let found = number("PRAGMA user_version").map_err(bad)?;
+    let tables = number("SELECT count(*) FROM sqlite_schema").map_err(bad)?;
+    let ours = application == APPLICATION_ID;
+    if !ours && (application != 0 || found != 0 || tables != 0) {
+        return Err(OpenError(format!(
+            "{} is the database of another program: use another file",
+            path.display()
+        )));
+    }
+    let done = usize::try_from(found).map_err(|_| damaged(path, &"bad schema version"))?;
+    let Some(scripts) = MIGRATIONS.get(done..) else {
+        return Err(OpenError(format!(
+            "{} was written by a newer claudepool (schema {found}, this one knows {}): \
+             use that one, or another file",
+            path.display(),
+            MIGRATIONS.len()
+        )));
+    };
+    if scripts.is_empty() {
+        return Ok(());
+    }
+    for script in scripts {
+        tx.execute_batch(script).map_err(bad)?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID)
+        .map_err(bad)?;
+    tx.pragma_update(None, "user_version", MIGRATIONS.len() as i64)
+        .map_err(bad)?;
+    tx.commit().map_err(bad)
+}
+
+fn refused(path: &Path, what: &str, why: &dyn std::fmt::Display) -> OpenError {
+    OpenError(format!("{} {what}: {why}", path.display()))
+}
+
+pub(super) fn damaged(path: &Path, why: &dyn std::fmt::Display) -> OpenError {
+    OpenError(format!(
+        "{} cannot be used as a database ({why}): restore it from a backup, or use another file",
+        path.display()
+    ))
+}

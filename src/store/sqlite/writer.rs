@@ -1,0 +1,175 @@
+//! The one thread that writes: group commit.
+//!
+//! What is queued is carried out in one transaction, each command under a
+//! savepoint of its own so that one that fails does not undo its neighbours,
+//! and nobody is answered before the commit. It never waits for more to come:
+//! what arrives during a commit is the next group.
+
+use std::thread;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::fault::closed;
+use super::open::Lock;
+use super::write::{Books, Transaction};
+use crate::store::StoreError;
+
+/// Commands that wait at most; a caller above that waits for its turn to wait.
+const QUEUE_MAX: usize = 1024;
+
+/// Commands in one transaction at most, so that the first of a crowd is not
+/// kept waiting for all of it.
+const GROUP_MAX: usize = 256;
+
+/// The way to the writer thread.
+#[derive(Clone)]
+pub(super) struct Writer {
+    queue: mpsc::Sender<Box<dyn Command>>,
+}
+
+impl Writer {
+    /// Starts the thread. It ends when the last `Writer` is gone and what was
+    /// queued is done; only then is the lock given back.
+    pub fn start(
+        conn: Connection,
+        books: Books,
+        lock: Lock,
+    ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
+        let (queue, commands) = mpsc::channel(QUEUE_MAX);
+        let thread = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                run(&conn, books, commands);
+                // Everything is in the log already: moving it is a courtesy to the next start.
+                let _ = conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+                drop(conn);
+                drop(lock);
+            })?;
+        Ok((Self { queue }, thread))
+    }
+
+    /// Has `work` done in a transaction; answers after its commit. Once
+    /// queued it is done even if the caller is gone.
+    pub async fn call<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let call = Call {
+            work: Some(work),
+            done: None,
+            answer,
+        };
+        self.queue
+            .send(Box::new(call))
+            .await
+            .map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+}
+
+/// Something to be done, with the one who waits for it.
+trait Command: Send {
+    /// Does it. An error means that nothing of it may stay.
+    fn carry_out(&mut self, transaction: &mut Transaction<'_>) -> Result<(), StoreError>;
+    /// Answers, after the commit or with its failure.
+    fn answer(self: Box<Self>, commit: &Result<(), StoreError>);
+}
+
+struct Call<T, F> {
+    work: Option<F>,
+    done: Option<Result<T, StoreError>>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Command for Call<T, F>
+where
+    T: Send,
+    F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send,
+{
+    fn carry_out(&mut self, transaction: &mut Transaction<'_>) -> Result<(), StoreError> {
+        let Some(work) = self.work.take() else {
+            return Ok(());
+        };
+        let done = work(transaction);
+        let outcome = done.as_ref().map(|_| ()).map_err(StoreError::clone);
+        self.done = Some(done);
+        outcome
+    }
+
+    fn answer(self: Box<Self>, commit: &Result<(), StoreError>) {
+        let result = match (commit, self.done) {
+            (Ok(()), Some(done)) => done,
+            // What had failed by itself failed for its own reason.
+            (Err(_), Some(Err(own))) => Err(own),
+            (Err(error), _) => Err(error.clone()),
+            (Ok(()), None) => Err(closed()),
+        };
+        // Nobody may be waiting any more.
+        let _ = self.answer.send(result);
+    }
+}
+
+fn run(conn: &Connection, mut books: Books, mut commands: mpsc::Receiver<Box<dyn Command>>) {
+    while let Some(first) = commands.blocking_recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP_MAX
+            && let Ok(next) = commands.try_recv()
+        {
+            group.push(next);
+        }
+        let commit = commit(conn, &mut books, &mut group);
+        for command in group {
+            command.answer(&commit);
+        }
+    }
+}
+
+/// Carries out a group in one transaction. On an error nothing of it stays.
+fn commit(
+    conn: &Connection,
+    books: &mut Books,
+    group: &mut [Box<dyn Command>],
+) -> Result<(), StoreError> {
+    conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let before = *books;
+    let result = carry_out(conn, books, group).and_then(|()| {
+        books.write(conn, &before)?;
+        conn.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    });
+    if result.is_err() {
+        *books = before;
+        if !conn.is_autocommit() {
+            // It cannot fail: there is a transaction. If it did, the next BEGIN would say so.
+            let _ = conn.execute_batch("ROLLBACK");
+        }
+    }
+    result
+}
+
+fn carry_out(
+    conn: &Connection,
+    books: &mut Books,
+    group: &mut [Box<dyn Command>],
+) -> Result<(), StoreError> {
+    for command in group {
+        conn.prepare_cached("SAVEPOINT command")?.execute([])?;
+        let mut transaction = Transaction {
+            conn,
+            books: *books,
+        };
+        match command.carry_out(&mut transaction) {
+            Ok(()) => *books = transaction.books,
+            // Some faults, a full disk for one, undo the whole transaction.
+            Err(error) if conn.is_autocommit() => return Err(error),
+            Err(_) => {
+                conn.prepare_cached("ROLLBACK TO command")?.execute([])?;
+            }
+        }
+        conn.prepare_cached("RELEASE command")?.execute([])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! Wakes readers, and holds a bounded ring of committed entries for each task
+//! that is being read.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::id::{GroupId, TaskId};
+use crate::store::{Committed, LogEntry};
+use crate::task::Record;
+
+/// Bytes of committed entries kept per task that is read. A reader further
+/// behind reads the store.
+const RING_BYTES_MAX: usize = 256 * 1024;
+
+/// Wakes readers. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Hub {
+    shared: Arc<Mutex<Topics>>,
+}
+
+#[derive(Default)]
+struct Topics {
+    tasks: HashMap<TaskId, TaskTopic>,
+    groups: HashMap<GroupId, GroupTopic>,
+}
+
+struct TaskTopic {
+    readers: usize,
+    ring: VecDeque<LogEntry>,
+    ring_bytes: usize,
+    state: watch::Sender<Seen>,
+}
+
+/// What is known of a task's log, as far as it was published here.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// Sequence of the last entry published; 0: none yet.
+    pub last: u64,
+    /// The task at its end, once it has ended.
+    pub end: Option<Arc<Record>>,
+    /// The task was deleted.
+    pub deleted: bool,
+}
+
+struct GroupTopic {
+    readers: usize,
+    ended: Vec<(u32, TaskId)>,
+    count: watch::Sender<usize>,
+}
+
+impl Hub {
+    fn lock(&self) -> MutexGuard<'_, Topics> {
+        // Nothing panics while it is held; a poisoned map is still whole.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells readers what was committed. `end`: the task, if it has ended.
+    pub fn publish(&self, committed: &Committed, end: Option<&Arc<Record>>) {
+        let mut topics = self.lock();
+        if let Some(record) = end
+            && let Some(group) = record.task.group
+            && let Some(topic) = topics.groups.get_mut(&group)
+        {
+            topic.ended.push((record.task.place, record.task.id));
+            topic.count.send_replace(topic.ended.len());
+        }
+        let Some(topic) = topics.tasks.get_mut(&committed.task) else {
+            return;
+        };
+        topic.extend(&committed.entries);
+        topic.state.send_modify(|seen| {
+            if let Some(entry) = committed.entries.last() {
+                seen.last = seen.last.max(entry.sequence);
+            }
+            if let Some(record) = end {
+                seen.end = Some(Arc::clone(record));
+            }
+        });
+    }
+
+    /// Tells readers that a task was deleted.
+    pub fn deleted(&self, task: TaskId) {
+        if let Some(topic) = self.lock().tasks.get(&task) {
+            topic.state.send_modify(|seen| seen.deleted = true);
+        }
+    }
+
+    /// Begins to hear of a task.
+    pub(crate) fn subscribe(&self, task: TaskId) -> Subscription {
+        let mut topics = self.lock();
+        let topic = topics.tasks.entry(task).or_insert_with(|| TaskTopic {
+            readers: 0,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            state: watch::channel(Seen::default()).0,
+        });
+        topic.readers += 1;
+        Subscription {
+            hub: self.clone(),
+            task,
+            seen: topic.state.subscribe(),
+        }
+    }
+
+    /// Begins to hear of a group's ends.
+    pub(crate) fn subscribe_group(&self, group: GroupId) -> GroupSubscription {
+        let mut topics = self.lock();
+        let topic = topics.groups.entry(group).or_insert_with(|| GroupTopic {
+            readers: 0,
+            ended: Vec::new(),
+            count: watch::channel(0).0,
+        });
+        topic.readers += 1;
+        GroupSubscription {
+            hub: self.clone(),
+            group,
+            next: 0,
+            count: topic.count.subscribe(),
+        }
+    }
+
+    /// Tasks that are being read, for tests and status.
+    pub fn topics(&self) -> usize {
+        let topics = self.lock();
+        topics.tasks.len() + topics.groups.len()
+    }
+}
+
+impl TaskTopic {
+    fn extend(&mut self, entries: &[LogEntry]) {
+        for entry in entries {
+            let follows = match self.ring.back() {
+                Some(last) => entry.sequence == last.sequence + 1,
+                None => true,
+            };
+            if !follows {
+                // Two commits were published in the other order: what is here
+                // has a gap, and readers go to the store.
+                self.ring.clear();
+                self.ring_bytes = 0;
+            }
+            self.ring_bytes += entry.bytes.len();
+            self.ring.push_back(entry.clone());
+        }
+        while self.ring_bytes > RING_BYTES_MAX {
+            match self.ring.pop_front() {
+                Some(old) => self.ring_bytes -= old.bytes.len(),
+                None => break,
+            }
+        }
+    }
+}
+
+/// Hears of one task while it lives.
+pub(crate) struct Subscription {
+    hub: Hub,
+    task: TaskId,
+    pub(crate) seen: watch::Receiver<Seen>,
+}
+
+impl Subscription {
+    /// Entries after a sequence, if the ring reaches back to it.
+    pub(crate) fn ring_after(&self, after: u64) -> Vec<LogEntry> {
+        let topics = self.hub.lock();
+        let Some(topic) = topics.tasks.get(&self.task) else {
+            return Vec::new();
+        };
+        match topic.ring.front() {
+            Some(first) if first.sequence <= after + 1 => topic
+                .ring
+                .iter()
+                .filter(|entry| entry.sequence > after)
+                .cloned()
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Waits until the task has ended here; `None`: it was deleted.
+    pub(crate) async fn ended(&mut self) -> Option<Arc<Record>> {
+        let seen = self
+            .seen
+            .wait_for(|seen| seen.end.is_some() || seen.deleted)
+            .await;
+        // The sender lives in the topic, which lives as long as we do.
+        seen.ok().and_then(|seen| seen.end.clone())
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut topics = self.hub.lock();
+        if let Some(topic) = topics.tasks.get_mut(&self.task) {
+            topic.readers -= 1;
+            if topic.readers == 0 {
+                topics.tasks.remove(&self.task);
+            }
+        }
+    }
+}
+
+/// Hears of a group's ends while it lives.
+pub(crate) struct GroupSubscription {
+    hub: Hub,
+    group: GroupId,
+    next: usize,
+    count: watch::Receiver<usize>,
+}
+
+impl GroupSubscription {
+    /// The next member that ended since the subscription began.
+    pub(crate) async fn next(&mut self) -> (u32, TaskId) {
+        loop {
+            self.count.borrow_and_update();
+            let found = self
+                .hub
+                .lock()
+                .groups
+                .get(&self.group)
+                .and_then(|topic| topic.ended.get(self.next).copied());
+            if let Some(member) = found {
+                self.next += 1;
+                return member;
+            }
+            if self.count.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Drop for GroupSubscription {
+    fn drop(&mut self) {
+        let mut topics = self.hub.lock();
+        if let Some(topic) = topics.groups.get_mut(&self.group) {
+            topic.readers -= 1;
+            if topic.readers == 0 {
+                topics.groups.remove(&self.group);
+            }
+        }
+    }
+}
