@@ -51,7 +51,7 @@ impl Attachment {
     }
 
     /// The work has ended: there is nothing to leave.
-    pub(super) fn is_over(mut self) {
+    pub fn is_over(mut self) {
         self.detach();
     }
 

@@ -64,9 +64,9 @@ impl ContextService for Service {
         let page_size = convert::page_size(request.page_size)?;
         let context = pool.context().await?;
         Ok(Response::new(convert::context_page(
-            context,
+            &context,
             page_size,
-            request.page_token,
+            &request.page_token,
         )))
     }
 }

@@ -463,19 +463,19 @@ pub fn context_entry(key: String, value: ContextValue) -> pb::ContextEntry {
 /// A page of the shared context: the keys after the token, which is the last
 /// key of the page before.
 pub fn context_page(
-    context: Context,
+    context: &Context,
     page_size: usize,
-    page_token: String,
+    page_token: &str,
 ) -> pb::ListContextResponse {
     let revision = revision(context.revision);
     let mut rest = context
         .entries
-        .into_iter()
-        .filter(|(key, _)| *key > page_token);
+        .iter()
+        .filter(|(key, _)| key.as_str() > page_token);
     let entries: Vec<_> = rest
         .by_ref()
         .take(page_size)
-        .map(|(key, value)| context_entry(key, value))
+        .map(|(key, value)| context_entry(key.clone(), value.clone()))
         .collect();
     let more = rest.next().is_some();
     let next_page_token = entries.last().filter(|_| more).map(|e| e.key.clone());

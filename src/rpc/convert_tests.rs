@@ -181,7 +181,7 @@ fn context_pages_join_to_the_whole() {
     };
     let (mut keys, mut token) = (Vec::new(), String::new());
     loop {
-        let page = context_page(context.clone(), 2, token);
+        let page = context_page(&context, 2, &token);
         assert_eq!(page.revision, 9);
         keys.extend(page.entries.into_iter().map(|e| e.key));
         token = page.next_page_token;

@@ -206,10 +206,8 @@ fn layers<S>(service: S, cutoff: CancellationToken) -> Layers<S> {
 
 /// The server's life up to the moment when nothing new can come of waiting.
 async fn live(handle: &Handle, shutdown: impl Future<Output = ()>) -> Option<Drained> {
-    let (drain, shutdown) = (handle.follow_drain(), shutdown);
-    let mut drain = pin!(drain);
     tokio::select! {
-        never = &mut drain => match never {},
+        never = handle.follow_drain() => match never {},
         () = shutdown => {}
     }
     handle.close().await;

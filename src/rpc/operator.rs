@@ -65,14 +65,15 @@ impl OperatorService for Service {
     ) -> Answer<pb::ListSlotsResponse> {
         let pool = self.handle.pool_for(&request)?;
         let node = request.into_inner().node_id;
-        let slots = convert::slots_of_node(pool.slots(), &node);
+        let slots = convert::slots_of_node(pool.slots().await, &node);
         Ok(Response::new(pb::ListSlotsResponse { slots }))
     }
 
     async fn get_slot(&self, request: Request<pb::GetSlotRequest>) -> Answer<pb::GetSlotResponse> {
         let pool = self.handle.pool_for(&request)?;
         let request = request.into_inner();
-        let slot = pool.slot(&SlotId(convert::required("slot_id", request.slot_id)?))?;
+        let slot = SlotId(convert::required("slot_id", request.slot_id)?);
+        let slot = pool.slot(&slot).await?;
         if !request.node_id.is_empty() && request.node_id != slot.node_id {
             return Err(Error::NotFound(Missing::Slot).into());
         }
@@ -131,7 +132,10 @@ impl OperatorService for Service {
         let request = request.into_inner();
         let deadline = convert::drain_deadline(&request)?.unwrap_or(pool.options().drain_timeout);
         meant(&pool, &request.node_id).await?;
-        let drained = pool.drain(deadline).await?;
+        // In a task of its own: it goes on when the caller leaves.
+        let drained = tokio::spawn(async move { pool.drain(deadline).await })
+            .await
+            .map_err(|error| Error::Internal(error.to_string()))??;
         Ok(Response::new(convert::drained(drained)))
     }
 }

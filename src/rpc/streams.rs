@@ -92,8 +92,8 @@ pub struct Run {
     /// The id, until it is sent.
     accepted: Option<TaskId>,
     tail: Result<Tail, Error>,
-    /// The caller's hold.
-    _attachment: Attachment,
+    /// The caller's hold, if it has one.
+    attachment: Option<Attachment>,
 }
 
 impl Run {
@@ -103,7 +103,7 @@ impl Run {
         Self {
             accepted: Some(running.task),
             tail,
-            _attachment: running.attachment,
+            attachment: running.attachment,
         }
     }
 }
@@ -121,10 +121,16 @@ impl Source for Run {
             return Ok(Some(message));
         }
         let tail = self.tail.as_mut().map_err(|error| error.clone())?;
-        Ok(tail.next().await?.map(|entry| {
-            message.event = Some(entry.bytes);
-            message
-        }))
+        message.event = match tail.next().await? {
+            Some(entry) => Some(entry.bytes),
+            None => {
+                if let Some(attachment) = self.attachment.take() {
+                    attachment.is_over();
+                }
+                return Ok(None);
+            }
+        };
+        Ok(Some(message))
     }
 
     fn heartbeat(beat: pb::Heartbeat) -> Self::Message {
