@@ -6,6 +6,8 @@ pub mod agent;
 pub mod budget;
 #[cfg(feature = "server")]
 pub mod clock;
+#[cfg(feature = "demo")]
+pub mod demo;
 #[cfg(feature = "server")]
 pub mod error;
 #[cfg(feature = "server")]
