@@ -93,6 +93,21 @@ pub enum Error {
     /// Too many streams.
     #[error("too many watchers")]
     TooManyWatchers,
+    /// An operator paused admission.
+    #[error("an operator paused the pool")]
+    Paused,
+    /// The number of slots would leave its bounds.
+    #[error("the pool has {min} to {max} slots; {asked} were asked for")]
+    SlotBounds {
+        /// What was asked for.
+        asked: i64,
+        /// The fewest.
+        min: u32,
+        /// The most.
+        max: u32,
+        /// Whether a total was asked for, rather than a change.
+        absolute: bool,
+    },
     /// The server drains.
     #[error("the server is draining and takes no new work")]
     Draining,
@@ -140,6 +155,8 @@ impl Error {
             Self::BudgetExhausted => ErrorReason::BudgetExhausted,
             Self::QueueFull => ErrorReason::QueueFull,
             Self::TooManyWatchers => ErrorReason::TooManyWatchers,
+            Self::Paused => ErrorReason::Paused,
+            Self::SlotBounds { .. } => ErrorReason::SlotBounds,
             Self::Draining => ErrorReason::Draining,
             Self::Starting => ErrorReason::Starting,
             Self::Store(_) => ErrorReason::Store,
@@ -157,7 +174,7 @@ impl Error {
                 Some(Duration::from_secs(1))
             }
             // Another server, or this one's successor, takes it.
-            Self::Draining => Some(Duration::from_secs(2)),
+            Self::Draining | Self::Paused => Some(Duration::from_secs(2)),
             Self::Conflict => Some(Duration::from_millis(50)),
             Self::Invalid(_)
             | Self::RequestIdReused
@@ -168,6 +185,7 @@ impl Error {
             | Self::WorkingDir { .. }
             | Self::Policy { .. }
             | Self::BudgetExhausted
+            | Self::SlotBounds { .. }
             | Self::Deadline
             | Self::NotBuiltYet(_)
             | Self::Internal(_) => None,

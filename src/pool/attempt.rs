@@ -331,11 +331,13 @@ impl<'a> Attempt<'a> {
 /// Waits for a reason of ours to end the attempt.
 async fn stopped(inner: &Inner, slot: &Slot, task: &Task, deadline: Instant) -> Stop {
     let mut cancel = slot.cancel.subscribe();
+    let mut restart = slot.restart.subscribe();
     let ours = Some((task.id, task.attempt));
     tokio::select! {
         biased;
         Ok(_) = cancel.wait_for(|wanted| *wanted == ours) => Stop::Cancel,
         () = inner.hand_back.cancelled() => Stop::HandBack,
+        Ok(()) = restart.changed() => Stop::Restart,
         () = sleep_until(deadline) => Stop::RunTimeout,
     }
 }

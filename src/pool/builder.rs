@@ -97,10 +97,11 @@ impl Builder {
         for drift in &probe.drift {
             warn!(%drift, "the agent differs from the one this was built for");
         }
-        store
-            .set_budget(self.options.budget())
-            .await
-            .map_err(failed)?;
+        // A budget that an operator set before holds on, unless the options
+        // name another.
+        if let Some(budget) = self.options.budget() {
+            store.set_budget(Some(budget)).await.map_err(failed)?;
+        }
         let context = store.context().await.map_err(failed)?;
         let totals = store.totals().await.map_err(failed)?;
         let queued = totals.tasks.get(&State::Queued).copied().unwrap_or(0);
@@ -130,6 +131,10 @@ impl Builder {
             cost: AtomicI64::new(0),
             attached: Default::default(),
             status: watch::channel(0).0,
+            budget_limited: AtomicBool::new(totals.funds.limit.is_some()),
+            supervisor: watch::channel(true).0,
+            paused: Default::default(),
+            scaling: Default::default(),
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -186,9 +191,7 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
 }
 
 fn start(inner: &Arc<Inner>) {
-    for number in 0..inner.options.slots {
-        inner.slots.add(inner, number);
-    }
+    inner.slots.add(inner, inner.options.slots);
     let shared = Arc::clone(inner);
     inner
         .tracker

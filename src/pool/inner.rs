@@ -64,6 +64,14 @@ pub(super) struct Inner {
     pub attached: Mutex<HashMap<TaskId, usize>>,
     /// Counts changes of what status shows.
     pub status: watch::Sender<u64>,
+    /// Whether the pool has a budget, so that a claim has to ask what is left.
+    pub budget_limited: AtomicBool,
+    /// Whether the supervisor brings failed slots back; wakes when it changes.
+    pub supervisor: watch::Sender<bool>,
+    /// Why an operator paused admission, if one did.
+    pub paused: Mutex<Option<String>>,
+    /// Serialises changes of the number of slots.
+    pub scaling: tokio::sync::Mutex<()>,
     /// No new work is taken.
     pub draining: CancellationToken,
     /// Attempts hand their tasks back.
@@ -232,7 +240,13 @@ impl Inner {
 
     /// Whether the pool has a budget, so that a claim has to ask what is left.
     pub fn budget_limited(&self) -> bool {
-        self.options.budget_usd.is_some()
+        self.budget_limited.load(Ordering::SeqCst)
+    }
+
+    /// Why an operator paused admission, if one did.
+    pub fn pause_reason(&self) -> Option<String> {
+        let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        paused.clone()
     }
 
     /// Ends a process that is not needed any more, off everybody's path.

@@ -13,6 +13,7 @@ mod drain;
 mod fan_out;
 mod inner;
 mod log;
+mod operate;
 mod options;
 mod outcome;
 mod page;
@@ -34,6 +35,7 @@ pub use attach::Attachment;
 pub use builder::{BuildError, Builder};
 pub use drain::Drained;
 pub use fan_out::FanOut;
+pub use operate::{Scale, Scaled};
 pub use options::{DefaultSettings, Mode, Options, Policy};
 pub use status::StatusWatch;
 
@@ -218,6 +220,20 @@ impl Pool {
             .first()
             .copied()
             .ok_or(Error::NotFound(Missing::DeletedTask))
+    }
+
+    /// Makes a new task from a finished one, with the same spec.
+    pub async fn retry(&self, id: TaskId, request: Option<RequestId>) -> Result<TaskId, Error> {
+        let record = self.task(id).await?;
+        if !record.task.state.is_end() {
+            return Err(Error::TaskNotFinished(record.task.state));
+        }
+        let spec = record.spec.unwrap_or_default().received.clone();
+        self.submit(Work {
+            request,
+            ..Work::from(spec)
+        })
+        .await
     }
 
     /// Makes many tasks durable, all or none, and stays attached to them.

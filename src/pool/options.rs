@@ -13,9 +13,13 @@ use crate::pb;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Slots: attempts that run at a time. Range: 1 to 1,000. Default 2. Each
-    /// needs 150 to 400 MB for its process.
+    /// Slots: attempts that run at a time. Range: `min_slots` to `max_slots`.
+    /// Default 2. Each needs 150 to 400 MB for its process.
     pub slots: u32,
+    /// Fewest slots that scaling leaves. Range: 1 to `max_slots`. Default 1.
+    pub min_slots: u32,
+    /// Most slots that scaling makes. Range: `min_slots` to 1,000. Default 16.
+    pub max_slots: u32,
     /// Never-used processes kept standing by for all slots together. Range: 0
     /// to 100. Default 1.
     pub spares: u32,
@@ -60,8 +64,12 @@ pub struct Options {
     /// 30 s. Default 250 ms.
     #[serde(with = "humantime_serde")]
     pub launch_backoff: Duration,
-    /// Failed starts in a row before a slot gives up. Default 10.
-    pub launches_max: u32,
+    /// Failed starts in a row after which the supervisor gives a slot up, until
+    /// it is restarted by hand. Range: 0 to 1,000. Default 10.
+    pub max_restarts: u32,
+    /// Longest life of an idle process that has served. Default 30 min.
+    #[serde(with = "humantime_serde")]
+    pub process_idle_max: Duration,
     /// Most tasks in the queue. Default 100,000.
     pub queue_max: u64,
     /// Most streams at a time. Default 10,000.
@@ -151,6 +159,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             slots: 2,
+            min_slots: 1,
+            max_slots: 16,
             spares: 1,
             working_dir: PathBuf::from("."),
             budget_usd: None,
@@ -165,7 +175,8 @@ impl Default for Options {
             process_attempts_max: 50,
             process_memory_max: 450_000_000,
             launch_backoff: Duration::from_millis(250),
-            launches_max: 10,
+            max_restarts: 10,
+            process_idle_max: Duration::from_secs(30 * 60),
             queue_max: 100_000,
             watchers_max: 10_000,
             settings: DefaultSettings::default(),
@@ -208,7 +219,14 @@ impl Options {
                 found.push(what.to_owned());
             }
         };
-        check((1..=1000).contains(&self.slots), "slots must be 1 to 1000");
+        check(
+            (1..=self.max_slots).contains(&self.min_slots) && self.max_slots <= 1000,
+            "min_slots and max_slots must be 1 to 1000, in that order",
+        );
+        check(
+            (self.min_slots..=self.max_slots).contains(&self.slots),
+            "slots must be min_slots to max_slots",
+        );
         check(self.spares <= 100, "spares must be 0 to 100");
         check(
             self.budget_usd.is_none_or(|b| b.is_finite() && b >= 0.0),
@@ -238,7 +256,7 @@ impl Options {
             self.process_attempts_max >= 1,
             "process_attempts_max must be 1 or more",
         );
-        check(self.launches_max >= 1, "launches_max must be 1 or more");
+        check(self.max_restarts <= 1000, "max_restarts must be 0 to 1000");
         found
     }
 }

@@ -28,6 +28,8 @@ pub enum Stop {
     Cancel,
     /// A drain's deadline, or the pool stops.
     HandBack,
+    /// The slot's process is to be replaced.
+    Restart,
     /// It ran too long.
     RunTimeout,
     /// It was silent too long.
@@ -125,9 +127,13 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
             let (reason, message) = match stop {
                 // The task is being cancelled, or is not ours: apply decides.
                 Stop::Cancel | Stop::Fenced => (FailureReason::Interrupted, "it was cancelled"),
-                Stop::HandBack => {
+                Stop::HandBack | Stop::Restart => {
                     let known = turn.map_or(cost, |(end, _)| end.cost.max(cost));
-                    return requeue(task, RequeueReason::Drained, known, now);
+                    let reason = match stop {
+                        Stop::HandBack => RequeueReason::Drained,
+                        _ => RequeueReason::SlotLost,
+                    };
+                    return requeue(task, reason, known, now);
                 }
                 Stop::RunTimeout => (FailureReason::RunTimeout, "it ran longer than run_timeout"),
                 Stop::Stalled => (

@@ -33,7 +33,7 @@ pub(super) async fn run(inner: &Inner) {
             () = timer => true,
             () = inner.stop.cancelled() => return,
         };
-        if inner.draining.is_cancelled() {
+        if inner.draining.is_cancelled() || inner.pause_reason().is_some() {
             next = None;
             continue;
         }

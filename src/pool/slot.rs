@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::attempt;
@@ -25,6 +26,8 @@ pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Slots {
     slots: Mutex<BTreeMap<u32, Arc<Slot>>>,
+    /// Counts departures; wakes who waits for them.
+    pub departed: watch::Sender<u64>,
 }
 
 /// One slot, as others see it.
@@ -34,6 +37,10 @@ pub(super) struct Slot {
     assign: mpsc::Sender<ClaimedTask>,
     /// The attempt that is to be cancelled.
     pub cancel: watch::Sender<Option<(TaskId, u32)>>,
+    /// Counts wishes to have the process replaced.
+    pub restart: watch::Sender<u64>,
+    /// It takes no new work and leaves when its task ends.
+    retire: CancellationToken,
 }
 
 #[derive(Clone)]
@@ -57,32 +64,56 @@ impl Slots {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a slot and starts it.
-    pub fn add(&self, inner: &Arc<Inner>, number: u32) {
-        let (assign, assigned) = mpsc::channel(1);
-        let slot = Arc::new(Slot {
-            id: SlotId(format!("slot-{number}")),
-            info: Mutex::new(Info {
-                state: SlotState::Starting,
-                taken: false,
-                since: inner.now(),
-                task: None,
-                pid: None,
-                attempts: 0,
-                launches: 0,
-                resets: 0,
-                recycles: 0,
-                failed_launches: 0,
-                last_error: String::new(),
-            }),
-            assign,
-            cancel: watch::channel(None).0,
-        });
-        self.lock().insert(number, Arc::clone(&slot));
-        let shared = Arc::clone(inner);
-        inner
-            .tracker
-            .spawn(async move { slot.live(&shared, assigned).await });
+    /// Makes slots and starts them; each takes the lowest free number.
+    pub fn add(&self, inner: &Arc<Inner>, count: u32) {
+        for _ in 0..count {
+            let (assign, assigned) = mpsc::channel(1);
+            let mut slots = self.lock();
+            let number = (0..).find(|number| !slots.contains_key(number));
+            let number = number.unwrap_or_default();
+            let slot = Arc::new(Slot::new(number, assign, inner.now()));
+            slots.insert(number, Arc::clone(&slot));
+            drop(slots);
+            let shared = Arc::clone(inner);
+            inner.tracker.spawn(async move {
+                slot.live(&shared, assigned).await;
+                shared.slots.lock().remove(&number);
+                shared.slots.departed.send_modify(|count| *count += 1);
+                shared.status_changed();
+            });
+        }
+        inner.status_changed();
+    }
+
+    /// Slots that stay, and slots that are leaving.
+    pub fn count(&self) -> (u32, u32) {
+        let slots = self.lock();
+        let leaving = slots.values().filter(|slot| slot.is_retiring()).count();
+        let size = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        (size(slots.len() - leaving), size(leaving))
+    }
+
+    /// Lets slots leave: idle ones first, then those that do not work, then
+    /// busy ones, the highest number first.
+    pub fn retire(&self, inner: &Inner, count: u32) {
+        let slots = self.lock();
+        let mut staying: Vec<_> = slots.values().filter(|slot| !slot.is_retiring()).collect();
+        staying.sort_by_key(|slot| slot.is_working());
+        let mut leaving: Vec<_> = Vec::new();
+        for works in [false, true] {
+            let of_kind = staying.iter().rev().filter(|s| s.is_working() == works);
+            leaving.extend(of_kind.copied());
+        }
+        for slot in leaving.into_iter().take(count as usize) {
+            slot.retire.cancel();
+        }
+        drop(slots);
+        inner.status_changed();
+    }
+
+    /// One slot by its id.
+    pub fn get(&self, id: &SlotId) -> Option<Arc<Slot>> {
+        self.lock().values().find(|slot| slot.id == *id).cloned()
     }
 
     pub fn all(&self) -> Vec<Arc<Slot>> {
@@ -119,9 +150,42 @@ impl Slot {
 
     fn take_if_idle(&self) -> bool {
         let mut info = self.lock();
-        let idle = info.state == SlotState::Idle && !info.taken;
+        let idle = info.state == SlotState::Idle && !info.taken && !self.is_retiring();
         info.taken |= idle;
         idle
+    }
+
+    fn new(number: u32, assign: mpsc::Sender<ClaimedTask>, now: Timestamp) -> Self {
+        Self {
+            id: SlotId(format!("slot-{number}")),
+            info: Mutex::new(Info {
+                state: SlotState::Starting,
+                taken: false,
+                since: now,
+                task: None,
+                pid: None,
+                attempts: 0,
+                launches: 0,
+                resets: 0,
+                recycles: 0,
+                failed_launches: 0,
+                last_error: String::new(),
+            }),
+            assign,
+            cancel: watch::channel(None).0,
+            restart: watch::channel(0).0,
+            retire: CancellationToken::new(),
+        }
+    }
+
+    fn is_retiring(&self) -> bool {
+        self.retire.is_cancelled()
+    }
+
+    /// Whether it has, or is about to get, a task.
+    fn is_working(&self) -> bool {
+        let info = self.lock();
+        info.taken || info.state == SlotState::Busy
     }
 
     /// Whether it runs no attempt and is about to run none.
@@ -163,7 +227,11 @@ impl Slot {
         pb::Slot {
             slot_id: self.id.0.clone(),
             node_id: inner.node.0.clone(),
-            state: info.state as i32,
+            state: if self.is_retiring() {
+                SlotState::Retiring
+            } else {
+                info.state
+            } as i32,
             state_time: Some(info.since.to_proto()),
             pid: info.pid.and_then(|pid| i32::try_from(pid).ok()),
             memory_bytes: info.pid.and_then(super::status::memory_of_tree),
@@ -179,10 +247,11 @@ impl Slot {
     }
 
     /// Its life: a process is made ready, serves an attempt, is reset or
-    /// replaced, and so on, until the pool stops.
+    /// replaced, and so on, until it retires or the pool stops.
     async fn live(&self, inner: &Arc<Inner>, mut assigned: mpsc::Receiver<ClaimedTask>) {
         let mut bench = Bench::default();
         let mut context = inner.context.subscribe();
+        let mut restart = self.restart.subscribe();
         loop {
             if bench.held.is_none() && !self.start(inner, &mut bench).await {
                 break;
@@ -193,50 +262,58 @@ impl Slot {
             });
             inner.wake.notify_one();
 
-            let claimed = tokio::select! {
-                claimed = assigned.recv() => claimed,
-                () = inner.stop.cancelled() => None,
-                problem = idle(&mut bench, &mut context, inner) => {
-                    // Assigned in this very moment? Then the attempt finds a
-                    // bench without a process, and starts one.
-                    info!(slot_id = %self.id, %problem, "process replaced");
-                    self.lock().recycles += 1;
-                    if self.take_if_idle() {
-                        self.enter(inner, SlotState::Starting, |_| {});
-                        bench.discard(Duration::from_secs(1)).await;
+            let problem = tokio::select! {
+                biased;
+                // A task that was claimed for it comes before everything.
+                claimed = assigned.recv() => match claimed {
+                    Some(claimed) => {
+                        self.serve(inner, &mut bench, claimed).await;
                         continue;
                     }
-                    bench.discard(Duration::ZERO).await;
-                    tokio::select! {
-                        claimed = assigned.recv() => claimed,
-                        () = inner.stop.cancelled() => None,
-                    }
-                }
+                    None => break,
+                },
+                () = self.leaves(inner) => break,
+                _ = restart.changed() => "a restart was asked for".to_owned(),
+                problem = idle(&mut bench, &mut context, inner) => problem,
             };
-            let Some(claimed) = claimed else { break };
-            self.enter(inner, SlotState::Busy, |info| {
-                info.task = Some(claimed.task.id);
-                info.attempts += 1;
-            });
-            let after = attempt::run(inner, self, &mut bench, claimed).await;
-            let mut info = self.lock();
-            match after {
-                attempt::After::Reset => info.resets += 1,
-                attempt::After::Recycled(reason) => {
-                    info.recycles += 1;
-                    info!(slot_id = %self.id, %reason, "process recycled");
-                }
+            info!(slot_id = %self.id, %problem, "process replaced");
+            self.lock().recycles += 1;
+            if self.take_if_idle() {
+                self.enter(inner, SlotState::Starting, |_| {});
             }
+            // Taken in this very moment by somebody else? Then a task may come
+            // before the new process: the attempt finds none, and starts one.
+            bench.discard(Duration::from_secs(1)).await;
         }
         bench.discard(Duration::from_millis(500)).await;
-        self.enter(inner, SlotState::Retiring, |info| {
-            info.pid = None;
-            info.task = None;
-        });
         // A task that was assigned in the last moment goes back.
         assigned.close();
         while let Some(claimed) = assigned.recv().await {
             attempt::hand_back(inner, &claimed.task).await;
+        }
+    }
+
+    async fn serve(&self, inner: &Arc<Inner>, bench: &mut Bench, claimed: ClaimedTask) {
+        self.enter(inner, SlotState::Busy, |info| {
+            info.task = Some(claimed.task.id);
+            info.attempts += 1;
+        });
+        let after = attempt::run(inner, self, bench, claimed).await;
+        let mut info = self.lock();
+        match after {
+            attempt::After::Reset => info.resets += 1,
+            attempt::After::Recycled(reason) => {
+                info.recycles += 1;
+                info!(slot_id = %self.id, %reason, "process recycled");
+            }
+        }
+    }
+
+    /// Waits until it retires or the pool stops.
+    async fn leaves(&self, inner: &Inner) {
+        tokio::select! {
+            () = self.retire.cancelled() => {}
+            () = inner.stop.cancelled() => {}
         }
     }
 
@@ -255,9 +332,11 @@ impl Slot {
         self.enter(inner, SlotState::Resetting, |info| info.task = None);
     }
 
-    /// Starts a process, with backoff. `false`: the pool stops, or the slot
-    /// has given up and waits for the stop.
+    /// Starts a process, again with backoff while the supervisor runs and has
+    /// not given the slot up. `false`: it leaves.
     async fn start(&self, inner: &Inner, bench: &mut Bench) -> bool {
+        let mut restart = self.restart.subscribe();
+        let mut supervisor = inner.supervisor.subscribe();
         let mut backoff = inner.options.launch_backoff;
         loop {
             self.enter(inner, SlotState::Starting, |info| {
@@ -266,7 +345,7 @@ impl Slot {
             });
             let launched = tokio::select! {
                 launched = Held::launch_ahead(inner) => launched,
-                () = inner.stop.cancelled() => return false,
+                () = self.leaves(inner) => return false,
             };
             let error = match launched {
                 Ok(held) => {
@@ -274,29 +353,36 @@ impl Slot {
                     info.launches += 1;
                     info.failed_launches = 0;
                     info.last_error.clear();
-                    drop(info);
                     bench.held = Some(held);
                     return true;
                 }
                 Err(error) => error,
             };
             warn!(slot_id = %self.id, %error, "a process did not start");
-            let mut gave_up = false;
+            let mut given_up = false;
             self.enter(inner, SlotState::BackingOff, |info| {
                 info.failed_launches += 1;
                 info.last_error = error.to_string();
-                gave_up = info.failed_launches >= inner.options.launches_max;
-                if gave_up {
+                given_up = info.failed_launches > inner.options.max_restarts;
+                if given_up || !*supervisor.borrow() {
                     info.state = SlotState::Errored;
                 }
             });
-            if gave_up {
-                inner.stop.cancelled().await;
-                return false;
-            }
+            let again = async {
+                // One that was given up waits for a restart by hand.
+                if given_up || supervisor.wait_for(|runs| *runs).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(backoff).await;
+            };
             tokio::select! {
-                () = tokio::time::sleep(backoff) => {}
-                () = inner.stop.cancelled() => return false,
+                () = again => {}
+                _ = restart.changed() => {
+                    self.lock().failed_launches = 0;
+                    backoff = inner.options.launch_backoff;
+                    continue;
+                }
+                () = self.leaves(inner) => return false,
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
@@ -309,11 +395,16 @@ async fn idle(
     context: &mut watch::Receiver<Arc<crate::store::Context>>,
     inner: &Inner,
 ) -> String {
+    let since = tokio::time::Instant::now();
     loop {
         let Some(held) = bench.held.as_mut() else {
             return "it is gone".to_owned();
         };
+        let served = held.attempts > 0;
         tokio::select! {
+            () = tokio::time::sleep_until(since + inner.options.process_idle_max), if served => {
+                return "it was idle for long".to_owned();
+            }
             said = held.session.next() => match said {
                 Observation::Alive => {}
                 Observation::ProcessEnded(end) => {

@@ -28,6 +28,7 @@ pub(super) async fn status(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> 
         slots_idle: count(&[SlotState::Idle]),
         slots_busy: count(&[SlotState::Busy]),
         slots_errored: count(&[SlotState::Errored]),
+        slots_retiring: count(&[SlotState::Retiring]),
         tasks: totals
             .tasks
             .iter()
@@ -41,7 +42,9 @@ pub(super) async fn status(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> 
         reserved_microdollars: totals.funds.reserved.0,
         budget_microdollars: totals.funds.limit.map(|limit| limit.0),
         hold: None,
-        paused: false,
+        paused: inner.pause_reason().is_some(),
+        pause_reason: inner.pause_reason().unwrap_or_default(),
+        supervisor: *inner.supervisor.borrow(),
         draining: inner.draining.is_cancelled(),
         slots,
         context_revision: i64::try_from(inner.context().revision).unwrap_or(i64::MAX),

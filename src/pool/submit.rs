@@ -107,6 +107,9 @@ async fn admit(
     if inner.draining.is_cancelled() {
         return Err(Error::Draining);
     }
+    if inner.pause_reason().is_some() {
+        return Err(Error::Paused);
+    }
     if !(1..=FAN_OUT_MAX).contains(&specs.len()) {
         return Err(Error::invalid(
             "tasks",
@@ -208,6 +211,7 @@ async fn commit(
 ) -> Result<(), StoreError> {
     // With a budget the claim has to ask what is left, in one transaction.
     let direct = changes.len() == 1
+        && inner.pause_reason().is_none()
         && !inner.budget_limited()
         && !inner.may_wait.load(Ordering::SeqCst)
         && !inner.draining.is_cancelled();
