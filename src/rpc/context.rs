@@ -28,7 +28,7 @@ impl ContextService for Service {
         request: Request<pb::SetContextRequest>,
     ) -> Answer<pb::SetContextResponse> {
         let pool = self.handle.pool_for(&request)?;
-        let (key, value) = convert::set_context(request.into_inner())?;
+        let pb::SetContextRequest { key, value } = request.into_inner();
         let revision = convert::revision(pool.set_context(&key, &value).await?);
         Ok(Response::new(pb::SetContextResponse { revision }))
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::error::{Error, Violation};
 use crate::id::{GroupId, RequestId, SlotId, TaskId};
+use crate::money::Microdollars;
 use crate::pb;
 use crate::pool::{Drained, Target, Work};
 use crate::store::{Context, ContextValue, Filter};
@@ -24,16 +25,17 @@ const PAGE_MAX: usize = 1_000;
 /// Longest silence of a stream, if the caller names none.
 const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(15);
 const HEARTBEAT_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
-/// Longest wait for a result.
+/// Longest wait for a result, or for slots that leave.
 const WAIT_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 /// Shortest time between two snapshots of the status.
 const STATUS_DEFAULT: Duration = Duration::from_secs(1);
 const STATUS_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
 /// Longest wait for a drain.
 const DRAIN_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
-/// Longest key and value of the shared context.
-const KEY_MAX: usize = 128;
-const VALUE_MAX: usize = 64 * 1024;
+/// Longest wait for slots that leave, if the caller names none.
+const LEAVING_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest reason of a pause.
+const PAUSE_REASON_MAX: usize = 1024;
 
 type Checked<T> = Result<T, Violation>;
 
@@ -332,22 +334,76 @@ pub fn drain_deadline(r: &pb::DrainRequest) -> Result<Option<Duration>, Error> {
     duration("deadline", r.deadline.as_ref(), &DRAIN_RANGE).map_err(one)
 }
 
-/// SetContext: the key and the value.
-pub fn set_context(r: pb::SetContextRequest) -> Result<(String, String), Error> {
-    let mut wrong = Vec::new();
-    let letter = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
-    if !(1..=KEY_MAX).contains(&r.key.len()) || !r.key.bytes().all(letter) {
-        let rule = "must be 1 to 128 letters, digits, \".\", \"_\", \"-\" or \"/\"";
-        wrong.push(Violation::new("key", rule));
+/// Retry: the finished task, and the request.
+pub fn retry(r: &pb::RetryRequest) -> Result<(TaskId, Option<RequestId>), Error> {
+    let mut check = Check::default();
+    let task = check.take(id("task_id", &r.task_id));
+    let request = check.take(request_id(&r.request_id));
+    let (Some(task), Some(request)) = (task, request) else {
+        return check.refuse();
+    };
+    Ok((task, request))
+}
+
+fn slots(field: &str, value: i32, least: u32) -> Checked<u32> {
+    u32::try_from(value)
+        .ok()
+        .filter(|n| *n >= least)
+        .ok_or_else(|| Violation::new(field, format!("must be {least} or more")))
+}
+
+fn leaving(value: Option<&prost_types::Duration>) -> Checked<Duration> {
+    duration("timeout", value, &WAIT_RANGE).map(|d| d.unwrap_or(LEAVING_DEFAULT))
+}
+
+/// ScaleUp: how many, and the request.
+pub fn scale_up(r: &pb::ScaleUpRequest) -> Result<(u32, Option<RequestId>), Error> {
+    let mut check = Check::default();
+    let count = check.take(slots("count", r.count, 1));
+    let request = check.take(request_id(&r.request_id));
+    let (Some(count), Some(request)) = (count, request) else {
+        return check.refuse();
+    };
+    Ok((count, request))
+}
+
+/// ScaleDown: how many, the request, and how long to wait.
+pub fn scale_down(r: &pb::ScaleDownRequest) -> Result<(u32, Option<RequestId>, Duration), Error> {
+    let mut check = Check::default();
+    let count = check.take(slots("count", r.count, 1));
+    let request = check.take(request_id(&r.request_id));
+    let timeout = check.take(leaving(r.timeout.as_ref()));
+    let (Some(count), Some(request), Some(timeout)) = (count, request, timeout) else {
+        return check.refuse();
+    };
+    Ok((count, request, timeout))
+}
+
+/// SetTargetSlots: how many in all, and how long to wait.
+pub fn set_target_slots(r: &pb::SetTargetSlotsRequest) -> Result<(u32, Duration), Error> {
+    let mut check = Check::default();
+    let target = check.take(slots("target", r.target, 0));
+    let timeout = check.take(leaving(r.timeout.as_ref()));
+    let (Some(target), Some(timeout)) = (target, timeout) else {
+        return check.refuse();
+    };
+    Ok((target, timeout))
+}
+
+/// Pause: why.
+pub fn pause(r: pb::PauseRequest) -> Result<String, Error> {
+    if r.reason.len() > PAUSE_REASON_MAX {
+        return Err(Error::invalid("reason", "must be at most 1 KiB"));
     }
-    if r.value.len() > VALUE_MAX {
-        wrong.push(Violation::new("value", "must be at most 64 KiB"));
+    Ok(r.reason)
+}
+
+/// SetBudget: the most that may be spent; `None`: no limit.
+pub fn set_budget(r: &pb::SetBudgetRequest) -> Result<Option<Microdollars>, Error> {
+    if r.budget_microdollars.is_some_and(|budget| budget < 0) {
+        return Err(Error::invalid("budget_microdollars", "must be 0 or more"));
     }
-    if wrong.is_empty() {
-        Ok((r.key, r.value))
-    } else {
-        Err(Error::Invalid(wrong))
-    }
+    Ok(r.budget_microdollars.map(Microdollars))
 }
 
 // Answers.

@@ -152,18 +152,48 @@ fn a_fan_out_is_one_to_ten_thousand_tasks() {
 }
 
 #[test]
-fn a_context_key_has_few_kinds_of_characters() {
-    let set = |key: &str, value: String| {
-        set_context(pb::SetContextRequest {
-            key: key.into(),
-            value,
+fn a_number_of_slots_is_no_less_than_it_can_be() {
+    for count in [0, -1, i32::MIN] {
+        let up = pb::ScaleUpRequest {
+            count,
+            ..Default::default()
+        };
+        assert_eq!(fields(scale_up(&up)), ["count"]);
+        let down = pb::ScaleDownRequest {
+            count,
+            timeout: Some(wire(3601, 0)),
+            request_id: "x".into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            fields(scale_down(&down)),
+            ["count", "request_id", "timeout"]
+        );
+    }
+    let to = pb::SetTargetSlotsRequest {
+        target: -1,
+        ..Default::default()
+    };
+    assert_eq!(fields(set_target_slots(&to)), ["target"]);
+}
+
+#[test]
+fn a_budget_is_no_debt_and_a_reason_no_essay() {
+    let budget = |budget_microdollars| pb::SetBudgetRequest {
+        budget_microdollars,
+    };
+    assert_eq!(
+        fields(set_budget(&budget(Some(-1)))),
+        ["budget_microdollars"]
+    );
+    assert_eq!(set_budget(&budget(None)).expect("no limit"), None);
+    let pause = |n| {
+        pause(pb::PauseRequest {
+            reason: "x".repeat(n),
         })
     };
-    assert!(set("a/B-9_.x", "v".repeat(64 * 1024)).is_ok());
-    for key in ["", "a b", "é", &"k".repeat(129)] {
-        assert_eq!(fields(set(key, String::new())), ["key"], "{key}");
-    }
-    assert_eq!(fields(set("k", "v".repeat(64 * 1024 + 1))), ["value"]);
+    assert!(pause(1024).is_ok());
+    assert_eq!(fields(pause(1025)), ["reason"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `claudepool.v1.OperatorService`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
@@ -10,7 +11,7 @@ use crate::error::{Error, Missing};
 use crate::id::SlotId;
 use crate::pb;
 use crate::pb::server::operator_service_server::OperatorService;
-use crate::pool::Pool;
+use crate::pool::{Pool, Scale};
 
 /// The service.
 pub struct Service {
@@ -30,10 +31,6 @@ impl Service {
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn not_built<T>(what: &'static str) -> Answer<T> {
-    Err(Error::NotBuiltYet(what).into())
-}
-
 /// Whether the server meant is this one: there is no other to ask.
 async fn meant(pool: &Pool, node: &str) -> Result<(), Error> {
     if node.is_empty() || pool.status().await?.node_id == node {
@@ -44,19 +41,49 @@ async fn meant(pool: &Pool, node: &str) -> Result<(), Error> {
 
 #[tonic::async_trait]
 impl OperatorService for Service {
-    async fn scale_up(&self, _: Request<pb::ScaleUpRequest>) -> Answer<pb::ScaleUpResponse> {
-        not_built("ScaleUp")
+    async fn scale_up(&self, request: Request<pb::ScaleUpRequest>) -> Answer<pb::ScaleUpResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let request = request.into_inner();
+        let (count, id) = convert::scale_up(&request)?;
+        meant(&pool, &request.node_id).await?;
+        let scaled = pool.scale(Scale::Up(count), id, Duration::ZERO).await?;
+        Ok(Response::new(pb::ScaleUpResponse {
+            target: convert::count(scaled.target),
+            total: convert::count(scaled.total),
+            retiring: convert::count(scaled.retiring),
+        }))
     }
 
-    async fn scale_down(&self, _: Request<pb::ScaleDownRequest>) -> Answer<pb::ScaleDownResponse> {
-        not_built("ScaleDown")
+    async fn scale_down(
+        &self,
+        request: Request<pb::ScaleDownRequest>,
+    ) -> Answer<pb::ScaleDownResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let request = request.into_inner();
+        let (count, id, timeout) = convert::scale_down(&request)?;
+        meant(&pool, &request.node_id).await?;
+        let scaled = pool.scale(Scale::Down(count), id, timeout).await?;
+        Ok(Response::new(pb::ScaleDownResponse {
+            target: convert::count(scaled.target),
+            total: convert::count(scaled.total),
+            retiring: convert::count(scaled.retiring),
+        }))
     }
 
     async fn set_target_slots(
         &self,
-        _: Request<pb::SetTargetSlotsRequest>,
+        request: Request<pb::SetTargetSlotsRequest>,
     ) -> Answer<pb::SetTargetSlotsResponse> {
-        not_built("SetTargetSlots")
+        let pool = self.handle.pool_for(&request)?;
+        let request = request.into_inner();
+        let (target, timeout) = convert::set_target_slots(&request)?;
+        meant(&pool, &request.node_id).await?;
+        let scaled = pool.scale(Scale::To(target), None, timeout).await?;
+        Ok(Response::new(pb::SetTargetSlotsResponse {
+            target: convert::count(scaled.target),
+            total: convert::count(scaled.total),
+            retiring: convert::count(scaled.retiring),
+        }))
     }
 
     async fn list_slots(
@@ -82,35 +109,59 @@ impl OperatorService for Service {
 
     async fn restart_slot(
         &self,
-        _: Request<pb::RestartSlotRequest>,
+        request: Request<pb::RestartSlotRequest>,
     ) -> Answer<pb::RestartSlotResponse> {
-        not_built("RestartSlot")
+        let pool = self.handle.pool_for(&request)?;
+        let request = request.into_inner();
+        let slot = SlotId(convert::required("slot_id", request.slot_id)?);
+        meant(&pool, &request.node_id).await?;
+        let slot = Some(pool.restart_slot(&slot).await?);
+        Ok(Response::new(pb::RestartSlotResponse { slot }))
     }
 
     async fn start_supervisor(
         &self,
-        _: Request<pb::StartSupervisorRequest>,
+        request: Request<pb::StartSupervisorRequest>,
     ) -> Answer<pb::StartSupervisorResponse> {
-        not_built("StartSupervisor")
+        let pool = self.handle.pool_for(&request)?;
+        meant(&pool, &request.into_inner().node_id).await?;
+        pool.supervise(true);
+        Ok(Response::new(pb::StartSupervisorResponse {}))
     }
 
     async fn stop_supervisor(
         &self,
-        _: Request<pb::StopSupervisorRequest>,
+        request: Request<pb::StopSupervisorRequest>,
     ) -> Answer<pb::StopSupervisorResponse> {
-        not_built("StopSupervisor")
+        let pool = self.handle.pool_for(&request)?;
+        meant(&pool, &request.into_inner().node_id).await?;
+        pool.supervise(false);
+        Ok(Response::new(pb::StopSupervisorResponse {}))
     }
 
-    async fn pause(&self, _: Request<pb::PauseRequest>) -> Answer<pb::PauseResponse> {
-        not_built("Pause")
+    async fn pause(&self, request: Request<pb::PauseRequest>) -> Answer<pb::PauseResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        pool.pause(&convert::pause(request.into_inner())?);
+        Ok(Response::new(pb::PauseResponse {}))
     }
 
-    async fn resume(&self, _: Request<pb::ResumeRequest>) -> Answer<pb::ResumeResponse> {
-        not_built("Resume")
+    async fn resume(&self, request: Request<pb::ResumeRequest>) -> Answer<pb::ResumeResponse> {
+        self.handle.pool_for(&request)?.resume();
+        Ok(Response::new(pb::ResumeResponse {}))
     }
 
-    async fn set_budget(&self, _: Request<pb::SetBudgetRequest>) -> Answer<pb::SetBudgetResponse> {
-        not_built("SetBudget")
+    async fn set_budget(
+        &self,
+        request: Request<pb::SetBudgetRequest>,
+    ) -> Answer<pb::SetBudgetResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let limit = convert::set_budget(&request.into_inner())?;
+        let funds = pool.set_budget(limit).await?;
+        Ok(Response::new(pb::SetBudgetResponse {
+            spent_microdollars: funds.spent.0,
+            reserved_microdollars: funds.reserved.0,
+            budget_microdollars: funds.limit.map(|limit| limit.0),
+        }))
     }
 
     async fn get_config(

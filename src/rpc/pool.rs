@@ -117,8 +117,11 @@ impl PoolService for Service {
         }))
     }
 
-    async fn retry(&self, _: Request<pb::RetryRequest>) -> Answer<pb::RetryResponse> {
-        not_built("Retry")
+    async fn retry(&self, request: Request<pb::RetryRequest>) -> Answer<pb::RetryResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let (task, id) = convert::retry(&request.into_inner())?;
+        let task_id = pool.retry(task, id).await?.to_string();
+        Ok(Response::new(pb::RetryResponse { task_id }))
     }
 
     async fn fan_out(&self, request: Request<pb::FanOutRequest>) -> Answer<Self::FanOutStream> {

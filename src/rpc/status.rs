@@ -45,11 +45,15 @@ fn code(error: &Error) -> Code {
         Error::TaskFinished(_) | Error::TaskNotFinished(_) | Error::WorkingDir { .. } => {
             Code::FailedPrecondition
         }
+        Error::SlotBounds { absolute, .. } => match absolute {
+            true => Code::OutOfRange,
+            false => Code::FailedPrecondition,
+        },
         Error::Policy { .. } => Code::PermissionDenied,
         Error::BudgetExhausted | Error::QueueFull | Error::TooManyWatchers => {
             Code::ResourceExhausted
         }
-        Error::Draining | Error::Starting | Error::Store(_) => Code::Unavailable,
+        Error::Draining | Error::Paused | Error::Starting | Error::Store(_) => Code::Unavailable,
         Error::Deadline => Code::DeadlineExceeded,
         Error::NotBuiltYet(_) => Code::Unimplemented,
         Error::Conflict => Code::Aborted,

@@ -7,6 +7,12 @@ use crate::task::State;
 fn table() -> Vec<(Error, Code, &'static str)> {
     let field = || "task.working_dir".to_owned();
     let message = || "is not there".to_owned();
+    let bounds = |absolute| Error::SlotBounds {
+        asked: 0,
+        min: 1,
+        max: 16,
+        absolute,
+    };
     vec![
         (
             Error::invalid("a", "b"),
@@ -85,6 +91,9 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             Code::ResourceExhausted,
             "TOO_MANY_WATCHERS",
         ),
+        (Error::Paused, Code::Unavailable, "PAUSED"),
+        (bounds(false), Code::FailedPrecondition, "SLOT_BOUNDS"),
+        (bounds(true), Code::OutOfRange, "SLOT_BOUNDS"),
         (Error::Draining, Code::Unavailable, "DRAINING"),
         (Error::Starting, Code::Unavailable, "STARTING"),
         (

@@ -363,3 +363,29 @@ async fn the_output_of_a_task_that_goes_on_cannot_be_read() {
 
     refused(answer, Code::FailedPrecondition, "TASK_NOT_FINISHED");
 }
+
+#[tokio::test]
+async fn a_finished_task_is_retried_as_a_new_one() {
+    let mut server = Harness::new().start().await;
+    let hanging = server.hang("x");
+    let hanging = server.submit(hanging).await;
+    let task = server.say("again");
+    let task_id = server.finish(task).await.task.unwrap().task_id;
+    let retry = |task_id: &str| pb::RetryRequest {
+        task_id: task_id.into(),
+        request_id: String::new(),
+    };
+
+    let answer = server
+        .work
+        .retry(retry(&task_id))
+        .await
+        .unwrap()
+        .into_inner();
+
+    assert_ne!(answer.task_id, task_id);
+    let ended = server.result(&answer.task_id).await;
+    assert_eq!(ended.result.unwrap().output, "again");
+    let answer = server.work.retry(retry(&hanging)).await;
+    refused(answer, Code::FailedPrecondition, "TASK_NOT_FINISHED");
+}

@@ -14,7 +14,7 @@ use tonic_types::StatusExt;
 use self::toy::{RUN, RUN_STREAM, Running, ask, call, soon, starting, toy};
 use super::{Options, Server};
 use crate::pb;
-use crate::pb::operator_service_client::OperatorServiceClient;
+use crate::pb::catalog_service_client::CatalogServiceClient;
 use crate::pb::pool_service_client::PoolServiceClient;
 
 async fn channel(server: &Running) -> Channel {
@@ -70,10 +70,10 @@ async fn before_the_pool_is_there_calls_are_told_to_try_again() {
 #[tokio::test]
 async fn what_is_not_built_yet_says_so() {
     let server = starting().await;
-    let mut client = OperatorServiceClient::new(channel(&server).await);
+    let mut client = CatalogServiceClient::new(channel(&server).await);
 
     let status = client
-        .pause(pb::PauseRequest::default())
+        .list_skills(pb::ListSkillsRequest::default())
         .await
         .expect_err("not built");
 
