@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use claudepool::agent::Agent;
 use claudepool::agent::scripted::Scripted;
 use claudepool::pb;
 use claudepool::pb::context_service_client::ContextServiceClient;
 use claudepool::pb::operator_service_client::OperatorServiceClient;
 use claudepool::pb::pool_service_client::PoolServiceClient;
-use claudepool::pool::{Drained, Options, Pool};
+use claudepool::pool::{Builder, Drained, Options, Pool};
 use claudepool::rpc::{self, ServeError, Server};
 use claudepool::store::Store;
 use claudepool::store::memory::Memory;
@@ -29,8 +30,19 @@ use tonic_types::StatusExt;
 /// Longest wait for anything that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How an agent is told what to do.
+#[derive(Clone, Copy)]
+pub enum Grammar {
+    /// That of `claudepool::agent::scripted`.
+    Lines,
+    /// That of `claudepool::demo::script`.
+    Directives,
+}
+
 /// What a server is started with.
 pub struct Harness {
+    agent: Builder,
+    grammar: Grammar,
     options: Options,
     server: rpc::Options,
     store: Arc<dyn Store>,
@@ -38,14 +50,22 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// Two slots over a memory store, in an empty directory.
+    /// Two slots of the agent without processes, over a memory store, in an
+    /// empty directory.
     pub fn new() -> Self {
+        Self::over(Scripted::default(), Grammar::Lines)
+    }
+
+    /// The same over another agent.
+    pub fn over(agent: impl Agent, grammar: Grammar) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
             working_dir: dir.path().to_owned(),
             ..Options::default()
         };
         Self {
+            agent: Pool::builder(agent),
+            grammar,
             options,
             server: rpc::Options::default(),
             store: Arc::new(Memory::new()),
@@ -81,7 +101,8 @@ impl Harness {
         let served = tokio::spawn(server.serve(listener, async {
             let _ = stopped.await;
         }));
-        let pool = Pool::builder(Scripted::default())
+        let pool = self
+            .agent
             .options(self.options)
             .store(self.store)
             .build()
@@ -94,6 +115,7 @@ impl Harness {
             operator: OperatorServiceClient::new(channel.clone()),
             context: ContextServiceClient::new(channel.clone()),
             health: HealthClient::new(channel),
+            grammar: self.grammar,
             pool,
             addr,
             handle,
@@ -116,6 +138,7 @@ pub struct Running {
     pub operator: OperatorServiceClient<Channel>,
     pub context: ContextServiceClient<Channel>,
     pub health: HealthClient<Channel>,
+    grammar: Grammar,
     pub pool: Pool,
     pub addr: SocketAddr,
     pub handle: rpc::Handle,
@@ -134,22 +157,35 @@ fn spec(prompt: String) -> pb::TaskSpec {
 impl Running {
     /// A task that answers `text`.
     pub fn say(&self, text: &str) -> pb::TaskSpec {
-        spec(format!("say {text}"))
+        spec(match self.grammar {
+            Grammar::Lines => format!("say {text}"),
+            Grammar::Directives => format!("::echo {text}"),
+        })
     }
 
     /// A task that says `text` and then waits for its end.
     pub fn hang(&self, text: &str) -> pb::TaskSpec {
-        spec(format!("say {text}\nhang"))
+        spec(match self.grammar {
+            Grammar::Lines => format!("say {text}\nhang"),
+            Grammar::Directives => format!("::echo {text}\n::hang"),
+        })
     }
 
     /// A task that says `text` after a while.
     pub fn slow(&self, text: &str, wait: Duration) -> pb::TaskSpec {
-        spec(format!("wait {}\nsay {text}", wait.as_millis()))
+        let ms = wait.as_millis();
+        spec(match self.grammar {
+            Grammar::Lines => format!("wait {ms}\nsay {text}"),
+            Grammar::Directives => format!("::bash sleep {}\n::echo {text}", wait.as_secs_f64()),
+        })
     }
 
     /// A task that the provider refuses.
     pub fn refused(&self) -> pb::TaskSpec {
-        spec("fail 400".to_owned())
+        spec(match self.grammar {
+            Grammar::Lines => "fail 400".to_owned(),
+            Grammar::Directives => "::error 400".to_owned(),
+        })
     }
 
     /// Makes a task durable.
