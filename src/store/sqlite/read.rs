@@ -402,3 +402,14 @@ pub(super) fn check_sums(conn: &Connection) -> Result<(), StoreError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_selected_in_the_order_of_the_columns() {
+        let select = format!("SELECT {} FROM tasks", COLUMNS.join(", "));
+        assert_eq!(SELECT_TASK, select);
+    }
+}

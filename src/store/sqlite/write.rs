@@ -247,6 +247,17 @@ impl Transaction<'_> {
         Ok(next)
     }
 
+    #[cfg(any(test, feature = "testing"))]
+    pub fn limit_pages(&self, left: u32) -> Result<(), StoreError> {
+        let read = |sql: &str| self.conn.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let pages = read("PRAGMA page_count")?;
+        read(&format!(
+            "PRAGMA max_page_count = {}",
+            pages + i64::from(left)
+        ))?;
+        Ok(())
+    }
+
     fn remember(&self, request: &Request, now: Timestamp) -> Result<(), StoreError> {
         if let Some(known) = read::request(self.conn, &request.caller, request.id)?
             && known.is_remembered(now)
