@@ -452,7 +452,7 @@ impl Transaction<'_> {
     /// Offers the ready tasks of one rank in their order.
     fn choose(&self, choice: &mut Choice<'_>, rank: u8, now: Timestamp) -> Result<(), StoreError> {
         let mut ready = self.conn.prepare_cached(&format!(
-            "{SELECT_TASK} WHERE state = 1 AND rank = ? AND ready_time <= ?
+            "{SELECT_TASK} INDEXED BY tasks_ready WHERE state = 1 AND rank = ? AND ready_time <= ?
              ORDER BY ready_time, id"
         ))?;
         let mut rows = ready.query(params![rank, now.0])?;
@@ -469,7 +469,9 @@ impl Transaction<'_> {
     fn rank_from(&self, rank: u16) -> Result<Option<u8>, StoreError> {
         Ok(self
             .conn
-            .prepare_cached("SELECT min(rank) FROM tasks WHERE state = 1 AND rank >= ?")?
+            .prepare_cached(
+                "SELECT min(rank) FROM tasks INDEXED BY tasks_ready WHERE state = 1 AND rank >= ?",
+            )?
             .query_row([rank], |row| row.get(0))?)
     }
 
@@ -480,7 +482,7 @@ impl Transaction<'_> {
             let time: Option<i64> = self
                 .conn
                 .prepare_cached(
-                    "SELECT min(ready_time) FROM tasks
+                    "SELECT min(ready_time) FROM tasks INDEXED BY tasks_ready
                      WHERE state = 1 AND rank = ? AND ready_time > ?",
                 )?
                 .query_row(params![r, now.0], |row| row.get(0))?;
