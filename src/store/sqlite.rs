@@ -1,6 +1,6 @@
 //! One file, one process, every answer on disk: SQLite in WAL mode.
 //!
-//! One thread writes ([`writer`]), a few connections read. A lock file beside
+//! One thread writes, a few connections read. A lock file beside
 //! the database keeps a second server out.
 
 mod fault;

@@ -114,10 +114,9 @@ where
     fn answer(self: Box<Self>, commit: &Result<(), StoreError>) {
         let result = match (commit, self.done) {
             (Ok(()), Some(done)) => done,
-            // What had failed by itself failed for its own reason.
-            (Err(_), Some(Err(own))) => Err(own),
-            (Err(error), _) => Err(error.clone()),
             (Ok(()), None) => Err(closed()),
+            // Also for what was refused: a neighbour that is undone now may be why.
+            (Err(error), _) => Err(error.clone()),
         };
         // Nobody may be waiting any more.
         let _ = self.answer.send(result);
