@@ -1,6 +1,6 @@
 //! What every store must do: one list of cases, run over any store.
 //!
-//! ```ignore
+//! ```text
 //! claudepool::store_conformance!(memory, async {
 //!     (Arc::new(Memory::new()) as Arc<dyn Store>, ())
 //! });

@@ -165,7 +165,9 @@ pub(super) struct Role {
 const WRITER: Role = Role {
     flags: OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX),
     // temp_store: what a savepoint can undo is kept in memory, not in a file.
-    pragmas: "PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768;",
+    // journal_size_limit: one large batch does not leave a large log for ever.
+    pragmas: "PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;
+              PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 67108864;",
 };
 
 /// Those that read.
