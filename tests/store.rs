@@ -18,3 +18,28 @@ claudepool::store_conformance!(faulty, async {
 #[cfg(feature = "sqlite")]
 #[path = "store/sqlite.rs"]
 mod sqlite;
+
+#[cfg(feature = "sqlite")]
+#[path = "store/equivalence.rs"]
+mod equivalence;
+
+#[tokio::test]
+async fn a_url_names_a_store() {
+    assert!(claudepool::store::open("memory").await.is_ok());
+    for (url, sentence) in [
+        ("postgres://user:secret@host/db", "not built yet"),
+        ("mysql://user:secret@host/db", "names no store"),
+        ("sqlite", "names no store"),
+        ("sqlite:", "needs the path of a file"),
+        ("sqlite::memory:", "say `memory`"),
+    ] {
+        let Err(refused) = claudepool::store::open(url).await else {
+            panic!("{url} names nothing that can be opened");
+        };
+        let said = refused.to_string();
+        assert!(
+            said.contains(sentence) && !said.contains("secret"),
+            "{said}"
+        );
+    }
+}

@@ -1,6 +1,6 @@
 //! What every store must do: one list of cases, run over any store.
 //!
-//! ```ignore
+//! ```text
 //! claudepool::store_conformance!(memory, async {
 //!     (Arc::new(Memory::new()) as Arc<dyn Store>, ())
 //! });
@@ -13,6 +13,7 @@ pub mod fixture;
 mod list;
 mod log;
 mod money;
+mod request;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,16 +38,16 @@ macro_rules! for_each_store_case {
             commit: what_was_asked_and_given_is_read_back_as_wanted
             commit: fields_that_are_fixed_stay_as_first_written
             commit: every_field_of_a_row_is_read_back
-            commit: a_request_makes_its_work_once
-            commit: a_request_is_its_callers_own
-            commit: a_request_that_has_expired_is_overwritten
-            commit: a_batch_that_conflicts_leaves_no_request
-            commit: a_deleted_task_leaves_a_tombstone
-            commit: a_task_of_an_overwritten_request_leaves_no_tombstone
-            commit: a_deleted_member_makes_a_tombstone_of_its_fan_out
-            commit: only_an_ended_task_at_its_version_is_deleted
-            commit: a_deleted_task_is_gone_from_everywhere
             commit: a_large_batch_is_one_commit
+            request: a_request_makes_its_work_once
+            request: a_request_is_its_callers_own
+            request: a_request_that_has_expired_is_overwritten
+            request: a_batch_that_conflicts_leaves_no_request
+            request: a_deleted_task_leaves_a_tombstone
+            request: a_task_of_an_overwritten_request_leaves_no_tombstone
+            request: a_deleted_member_makes_a_tombstone_of_its_fan_out
+            request: only_an_ended_task_at_its_version_is_deleted
+            request: a_deleted_task_is_gone_from_everywhere
             log: sequences_are_dense_from_one_across_commits_and_appends
             log: a_log_is_read_back_as_the_same_bytes
             log: entries_are_dated_by_the_batch

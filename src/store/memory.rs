@@ -1,8 +1,9 @@
 //! Everything in memory: for tests, and for pools whose work may be forgotten.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod inner;
+
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,52 +15,16 @@ use super::{
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
-use crate::event;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
-use crate::pb;
 use crate::pb::event::Kind;
-use crate::task::{Change, Record, Spec, State, Task};
+use crate::task::Record;
+use inner::{Inner, LAST};
 
 /// A store that is gone when the process is.
 #[derive(Default)]
 pub struct Memory {
     inner: Mutex<Inner>,
-}
-
-/// A task with all that belongs to it.
-struct Kept {
-    task: Task,
-    spec: Option<Arc<Spec>>,
-    result: Option<Arc<pb::TaskResult>>,
-    output: Option<Arc<str>>,
-    /// The log: entry `n` is at `n - 1`.
-    log: Vec<Bytes>,
-}
-
-/// The ready queue's order.
-type Ready = (u8, Timestamp, TaskId);
-
-const FIRST: TaskId = TaskId::MIN;
-const LAST: TaskId = TaskId::MAX;
-const END_OF_TIME: Timestamp = Timestamp(i64::MAX);
-
-#[derive(Default)]
-struct Inner {
-    closed: bool,
-    tasks: BTreeMap<TaskId, Kept>,
-    ready: BTreeSet<Ready>,
-    due: BTreeSet<(Timestamp, TaskId)>,
-    /// Tasks that have not ended: few, and often asked for.
-    live: BTreeSet<TaskId>,
-    callers: BTreeMap<CallerId, BTreeSet<TaskId>>,
-    groups: BTreeMap<GroupId, BTreeSet<(u32, TaskId)>>,
-    steps: BTreeMap<TaskId, BTreeSet<TaskId>>,
-    requests: BTreeMap<(CallerId, RequestId), Request>,
-    counts: BTreeMap<State, u64>,
-    /// Sums of a ledger whose entries nobody could read here.
-    funds: Funds,
-    context: Context,
 }
 
 impl Memory {
@@ -76,257 +41,6 @@ impl Memory {
             return Err(StoreError::Unavailable("it was closed".to_owned()));
         }
         Ok(inner)
-    }
-}
-
-impl Kept {
-    fn record(&self, parts: Parts) -> Record {
-        Record {
-            task: self.task.clone(),
-            spec: self.spec.clone().filter(|_| parts.spec),
-            result: self.result.clone().filter(|_| parts.result),
-        }
-    }
-
-    fn append(&mut self, events: Vec<Kind>, now: Timestamp) -> Committed {
-        let mut entries = Vec::with_capacity(events.len());
-        for kind in events {
-            let sequence = self.task.last_sequence + 1;
-            let bytes = event::encode(sequence, now, kind);
-            self.task.last_sequence = sequence;
-            self.log.push(bytes.clone());
-            entries.push(LogEntry { sequence, bytes });
-        }
-        Committed {
-            task: self.task.id,
-            state: self.task.state,
-            entries,
-        }
-    }
-}
-
-impl Inner {
-    fn index(&mut self, id: TaskId) {
-        let Some(Kept { task, .. }) = self.tasks.get(&id) else {
-            return;
-        };
-        if task.state == State::Queued {
-            self.ready.insert((task.rank, task.ready_time, id));
-        }
-        if let Some(due) = task.due_time() {
-            self.due.insert((due, id));
-        }
-        if !task.state.is_end() {
-            self.live.insert(id);
-        }
-        if task.parent.is_none() {
-            *self.counts.entry(task.state).or_default() += 1;
-        }
-    }
-
-    fn unindex(&mut self, id: TaskId) {
-        let Some(Kept { task, .. }) = self.tasks.get(&id) else {
-            return;
-        };
-        self.ready.remove(&(task.rank, task.ready_time, id));
-        if let Some(due) = task.due_time() {
-            self.due.remove(&(due, id));
-        }
-        self.live.remove(&id);
-        if task.parent.is_none()
-            && let Some(count) = self.counts.get_mut(&task.state)
-        {
-            *count -= 1;
-        }
-    }
-
-    /// Checks every precondition of the batch, so that carrying it out cannot
-    /// stop half way.
-    fn check(&self, batch: &Batch) -> Result<(), StoreError> {
-        if let Some(request) = &batch.request {
-            let key = (request.caller.clone(), request.id);
-            if let Some(known) = self.requests.get(&key)
-                && known.is_remembered(batch.now)
-            {
-                return Err(StoreError::RequestExists(Box::new(known.clone())));
-            }
-        }
-        let mut versions: HashMap<TaskId, u64> = HashMap::new();
-        for change in &batch.changes {
-            let id = change.task.id;
-            let stored = || self.tasks.get(&id).map(|kept| kept.task.version);
-            if versions.get(&id).copied().or_else(stored) != change.expect {
-                return Err(StoreError::Conflict);
-            }
-            versions.insert(id, change.task.version);
-        }
-        Ok(())
-    }
-
-    /// Carries out a change whose precondition holds.
-    fn carry_out(&mut self, change: Change, now: Timestamp) -> Committed {
-        let mut task = change.task;
-        let id = task.id;
-        self.unindex(id);
-        for entry in change.ledger {
-            self.funds = self.funds.after(entry);
-        }
-        let kept = match self.tasks.entry(id) {
-            std::collections::btree_map::Entry::Vacant(slot) => {
-                task.last_sequence = 0;
-                self.callers
-                    .entry(task.caller.clone())
-                    .or_default()
-                    .insert(id);
-                if let Some(group) = task.group {
-                    self.groups
-                        .entry(group)
-                        .or_default()
-                        .insert((task.place, id));
-                }
-                if let Some(parent) = task.parent {
-                    self.steps.entry(parent).or_default().insert(id);
-                }
-                slot.insert(Kept {
-                    task,
-                    spec: None,
-                    result: None,
-                    output: None,
-                    log: Vec::new(),
-                })
-            }
-            std::collections::btree_map::Entry::Occupied(slot) => {
-                let kept = slot.into_mut();
-                let stored = std::mem::replace(&mut kept.task, task);
-                let row = &mut kept.task;
-                if row.attempt == stored.attempt && row.state.is_active() {
-                    row.attempt_cost = stored.attempt_cost;
-                }
-                row.last_sequence = stored.last_sequence;
-                row.caller = stored.caller;
-                row.tags = stored.tags;
-                row.group = stored.group;
-                row.parent = stored.parent;
-                row.place = stored.place;
-                row.request = stored.request;
-                row.create_time = stored.create_time;
-                kept
-            }
-        };
-        kept.spec = change.spec.or_else(|| kept.spec.take());
-        kept.result = change.result.or_else(|| kept.result.take());
-        kept.output = change.output.or_else(|| kept.output.take());
-        let committed = kept.append(change.events, now);
-        self.index(id);
-        committed
-    }
-
-    /// Offers ready tasks by rank, ready time and id.
-    fn choose(&self, choice: &mut Choice<'_>, now: Timestamp) -> Result<(), StoreError> {
-        let mut from = Some(0);
-        while let Some(rank) = from.and_then(|rank| self.rank_from(rank)) {
-            for (_, _, id) in self
-                .ready
-                .range((rank, Timestamp(i64::MIN), FIRST)..=(rank, now, LAST))
-            {
-                if !choice.wants_more() {
-                    return Ok(());
-                }
-                if let Some(kept) = self.tasks.get(id) {
-                    choice.offer(kept.task.clone())?;
-                }
-            }
-            from = rank.checked_add(1);
-        }
-        Ok(())
-    }
-
-    /// The lowest rank at or above this one among queued tasks.
-    fn rank_from(&self, rank: u8) -> Option<u8> {
-        let first = self
-            .ready
-            .range((rank, Timestamp(i64::MIN), FIRST)..)
-            .next()?;
-        Some(first.0)
-    }
-
-    fn next_ready(&self, now: Timestamp) -> Option<Timestamp> {
-        let mut from = Some(0);
-        let mut next: Option<Timestamp> = None;
-        while let Some(rank) = from.and_then(|rank| self.rank_from(rank)) {
-            let later = (
-                Bound::Excluded((rank, now, LAST)),
-                Bound::Included((rank, END_OF_TIME, LAST)),
-            );
-            if let Some((_, time, _)) = self.ready.range(later).next() {
-                next = Some(next.map_or(*time, |n| n.min(*time)));
-            }
-            from = rank.checked_add(1);
-        }
-        next
-    }
-
-    /// Tasks that a query may list, newest first: as few as an index knows.
-    fn candidates(&self, query: &Query) -> Box<dyn Iterator<Item = TaskId> + '_> {
-        let filter = &query.filter;
-        let older = ..query.before.unwrap_or(LAST);
-        let from = |ids: Option<&BTreeSet<TaskId>>| -> Vec<TaskId> {
-            ids.map(|ids| ids.range(older).rev().copied().collect())
-                .unwrap_or_default()
-        };
-        let is_live = |state: &State| !state.is_end();
-        if let Some(group) = filter.group {
-            let mut ids: Vec<_> = self
-                .groups
-                .get(&group)
-                .into_iter()
-                .flatten()
-                .map(|(_, id)| *id)
-                .filter(|id| older.contains(id))
-                .collect();
-            ids.sort_unstable_by(|a, b| b.cmp(a));
-            Box::new(ids.into_iter())
-        } else if let Some(parent) = filter.parent {
-            Box::new(from(self.steps.get(&parent)).into_iter())
-        } else if !filter.states.is_empty() && filter.states.iter().all(is_live) {
-            Box::new(self.live.range(older).rev().copied())
-        } else if let Some(caller) = &filter.caller {
-            match self.callers.get(caller) {
-                Some(ids) => Box::new(ids.range(older).rev().copied()),
-                None => Box::new(std::iter::empty()),
-            }
-        } else {
-            Box::new(self.tasks.range(older).rev().map(|(id, _)| *id))
-        }
-    }
-
-    fn remove(&mut self, id: TaskId) {
-        self.unindex(id);
-        let Some(Kept { task, .. }) = self.tasks.remove(&id) else {
-            return;
-        };
-        remove_from(&mut self.callers, &task.caller, &id);
-        if let Some(group) = task.group {
-            remove_from(&mut self.groups, &group, &(task.place, id));
-        }
-        if let Some(parent) = task.parent {
-            remove_from(&mut self.steps, &parent, &id);
-        }
-        if let Some(request) = task.request
-            && let Some(request) = self.requests.get_mut(&(task.caller, request))
-            && (request.task == id || (request.group.is_some() && request.group == task.group))
-        {
-            request.deleted = true;
-        }
-    }
-}
-
-fn remove_from<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
-    if let Some(values) = index.get_mut(key) {
-        values.remove(value);
-        if values.is_empty() {
-            index.remove(key);
-        }
     }
 }
 

@@ -312,11 +312,9 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Commits a batch, all or nothing; returns what each change added to its
-    /// task's log, in order of the changes.
-    ///
-    /// Of a row, the store keeps `last_sequence`; caller, tags, group, parent,
-    /// place, request and create time as they were first written; and, while
-    /// the same attempt goes on, the `attempt_cost` that appends have noted.
+    /// task's log, in order of the changes. What the store keeps of a row is
+    /// `last_sequence`; caller, tags, group, parent, place, request and create
+    /// time as first written; and `attempt_cost` while the attempt goes on.
     async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError>;
 
     /// Claims ready tasks for slots: lowest rank first, then the earliest

@@ -1,6 +1,6 @@
 //! One file, one process, every answer on disk: SQLite in WAL mode.
 //!
-//! One thread writes ([`writer`]), a few connections read. A lock file beside
+//! One thread writes, a few connections read. A lock file beside
 //! the database keeps a second server out.
 
 mod fault;
@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use super::{
     Batch, ClaimRequest, Claimed, Committed, Context, Due, Fence, LogEntry, OpenError, Parts,
@@ -46,6 +47,7 @@ pub struct Sqlite {
 struct Readers {
     path: PathBuf,
     permits: Arc<Semaphore>,
+    under_way: TaskTracker,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -75,6 +77,7 @@ impl Sqlite {
             readers: Arc::new(Readers {
                 path,
                 permits: Arc::new(Semaphore::new(READERS)),
+                under_way: TaskTracker::new(),
                 idle: Mutex::new(Vec::new()),
             }),
             writer: Mutex::new(Some(writer)),
@@ -94,28 +97,40 @@ impl Sqlite {
     {
         let permits = Arc::clone(&self.readers.permits);
         let permit = permits.acquire_owned().await.map_err(|_| closed())?;
+        // It may have been given long ago, to a caller that is looking only now.
+        if self.readers.permits.is_closed() {
+            return Err(closed());
+        }
         let readers = Arc::clone(&self.readers);
-        tokio::task::spawn_blocking(move || {
+        let reading = self.readers.under_way.spawn_blocking(move || {
             let result = readers.with(work);
             drop(permit);
             result
-        })
-        .await
-        .map_err(|error| StoreError::Unavailable(error.to_string()))?
+        });
+        reading
+            .await
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?
     }
 
-    /// Ends the writer; the thread that is to be waited for.
-    fn end_writer(&self) -> Option<thread::JoinHandle<()>> {
+    /// The writer, if nobody has ended it yet, and its thread.
+    fn take_writer(&self) -> (Option<Writer>, Option<thread::JoinHandle<()>>) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.take();
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        thread.take()
+        (writer.take(), thread.take())
     }
 
     /// Whether the sums that are kept are those of the ledger and the tasks.
     #[cfg(any(test, feature = "testing"))]
     pub async fn check_sums(&self) -> Result<(), StoreError> {
         self.read(read::check_sums).await
+    }
+
+    /// Lets the file grow by so many pages and no more: a disk that is full.
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn fill_disk(&self, pages_left: u32) -> Result<(), StoreError> {
+        self.writer()?
+            .call(move |tx| tx.limit_pages(pages_left))
+            .await
     }
 }
 
@@ -141,7 +156,9 @@ impl Readers {
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
-        if let Some(thread) = self.end_writer() {
+        let (writer, thread) = self.take_writer();
+        drop(writer);
+        if let Some(thread) = thread {
             // The lock is given back when this returns. A panic was reported where it was.
             let _ = thread.join();
         }
@@ -253,16 +270,19 @@ impl Store for Sqlite {
 
     async fn close(&self) {
         // Readers first: an open read would keep the log from being moved.
-        if let Ok(all) = self.readers.permits.acquire_many(READERS as u32).await {
-            all.forget();
-        }
         self.readers.permits.close();
+        self.readers.under_way.close();
+        self.readers.under_way.wait().await;
         self.readers
             .idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
-        if let Some(thread) = self.end_writer() {
+        let (writer, thread) = self.take_writer();
+        if let Some(writer) = writer {
+            writer.close().await;
+        }
+        if let Some(thread) = thread {
             // A panic was reported where it was.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }

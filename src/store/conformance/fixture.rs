@@ -8,10 +8,11 @@ use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::pb::{self, ProcessOrigin};
 use crate::store::{
-    Batch, ClaimRequest, Claimed, Committed, Fence, Parts, Query, Store, StoreError,
+    Batch, ClaimRequest, Claimed, Committed, Context, Due, Fence, LogEntry, Parts, Query, Store,
+    StoreError, Totals,
 };
 use crate::task::apply::{Outcome, submit as submission};
-use crate::task::{Change, Recovery, Spec, State, Task, TaskEvent, apply};
+use crate::task::{Change, Record, Recovery, Spec, State, Task, TaskEvent, apply};
 
 /// A moment, `seconds` after the tests' beginning of time.
 pub fn at(seconds: i64) -> Timestamp {
@@ -198,4 +199,39 @@ pub fn everything() -> Query {
     };
     query.filter.include_steps = true;
     query
+}
+
+/// Everything that a store shows, requests apart.
+#[derive(Debug, PartialEq)]
+pub struct Snapshot {
+    records: Vec<Record>,
+    logs: Vec<Vec<LogEntry>>,
+    outputs: Vec<Option<Vec<u8>>>,
+    due: Due,
+    totals: Totals,
+    context: Context,
+}
+
+/// What a store shows now. Small stores only.
+pub async fn snapshot(store: &dyn Store) -> Snapshot {
+    let mut whole = everything();
+    whole.parts = Parts::ALL;
+    let records = store.list(&whole).await.expect("read");
+    let (mut logs, mut outputs) = (Vec::new(), Vec::new());
+    for record in &records {
+        let id = record.task.id;
+        logs.push(store.log(id, 0, usize::MAX).await.expect("read"));
+        let output = store.output(id, 0, usize::MAX).await.expect("read");
+        outputs.push(output.map(Vec::from));
+    }
+    let mut totals = store.totals().await.expect("read");
+    totals.tasks.retain(|_, count| *count > 0);
+    Snapshot {
+        records,
+        logs,
+        outputs,
+        due: store.due(at(1_000_000), 10_000).await.expect("read"),
+        totals,
+        context: store.context().await.expect("read"),
+    }
 }

@@ -96,7 +96,9 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
     let lock = Lock::take(&path)?;
     let size = check_header(&path)?;
     let mut writer = connect(&path, &WRITER).map_err(|e| damaged(&path, &e))?;
-    migrate(&mut writer, &path)?;
+    let version = identify(&writer, &path)?;
+    keep_log(&writer, &path)?;
+    migrate(&mut writer, version).map_err(|e| damaged(&path, &e))?;
     if size <= CHECKED_BYTES_MAX {
         let verdict: String = writer
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
@@ -163,8 +165,9 @@ pub(super) struct Role {
 const WRITER: Role = Role {
     flags: OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX),
     // temp_store: what a savepoint can undo is kept in memory, not in a file.
-    pragmas: "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-              PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768;",
+    // journal_size_limit: one large batch does not leave a large log for ever.
+    pragmas: "PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;
+              PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 67108864;",
 };
 
 /// Those that read.
@@ -182,52 +185,61 @@ pub(super) fn connect(path: &Path, role: &Role) -> rusqlite::Result<Connection> 
     Ok(conn)
 }
 
-/// Brings the schema to today's, forward only and all or nothing.
-fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let bad = |error: rusqlite::Error| damaged(path, &error);
+/// The version of the schema; refuses what is not ours, or not ours yet,
+/// before anything is written.
+fn identify(conn: &Connection, path: &Path) -> Result<usize, OpenError> {
+    let number = |sql| {
+        conn.query_row(sql, [], |row| row.get::<_, i32>(0))
+            .map_err(|error| damaged(path, &error))
+    };
+    let application = number("PRAGMA application_id")?;
+    let version = number("PRAGMA user_version")?;
+    let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    if application != APPLICATION_ID && (application != 0 || version != 0 || tables != 0) {
+        return Err(OpenError(format!(
+            "{} is the database of another program: use another file",
+            path.display()
+        )));
+    }
+    match usize::try_from(version) {
+        Ok(version) if version <= MIGRATIONS.len() => Ok(version),
+        Ok(_) => Err(OpenError(format!(
+            "{} was written by a newer claudepool (schema {version}, this one knows {}): \
+             use that one, or another file",
+            path.display(),
+            MIGRATIONS.len()
+        ))),
+        Err(_) => Err(damaged(path, &"its schema version is negative")),
+    }
+}
+
+/// Has commits written to a log beside the database, where reading goes on.
+fn keep_log(conn: &Connection, path: &Path) -> Result<(), OpenError> {
     let mode: String = conn
-        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
-        .map_err(bad)?;
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(|error| damaged(path, &error))?;
     if mode != "wal" {
         return Err(OpenError(format!(
             "{} lies where SQLite cannot keep a write-ahead log: use a local disk",
             path.display()
         )));
     }
-    let tx = conn
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(bad)?;
-    let number = |sql| tx.query_row(sql, [], |row| row.get::<_, i32>(0));
-    let application = number("PRAGMA application_id").map_err(bad)?;
-    let found = number("PRAGMA user_version").map_err(bad)?;
-    let tables = number("SELECT count(*) FROM sqlite_schema").map_err(bad)?;
-    let ours = application == APPLICATION_ID;
-    if !ours && (application != 0 || found != 0 || tables != 0) {
-        return Err(OpenError(format!(
-            "{} is the database of another program: use another file",
-            path.display()
-        )));
-    }
-    let done = usize::try_from(found).map_err(|_| damaged(path, &"bad schema version"))?;
-    let Some(scripts) = MIGRATIONS.get(done..) else {
-        return Err(OpenError(format!(
-            "{} was written by a newer claudepool (schema {found}, this one knows {}): \
-             use that one, or another file",
-            path.display(),
-            MIGRATIONS.len()
-        )));
-    };
+    Ok(())
+}
+
+/// Brings the schema to today's, forward only and all or nothing.
+fn migrate(conn: &mut Connection, version: usize) -> rusqlite::Result<()> {
+    let scripts = &MIGRATIONS[version..];
     if scripts.is_empty() {
         return Ok(());
     }
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for script in scripts {
-        tx.execute_batch(script).map_err(bad)?;
+        tx.execute_batch(script)?;
     }
-    tx.pragma_update(None, "application_id", APPLICATION_ID)
-        .map_err(bad)?;
-    tx.pragma_update(None, "user_version", MIGRATIONS.len() as i64)
-        .map_err(bad)?;
-    tx.commit().map_err(bad)
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    tx.commit()
 }
 
 fn refused(path: &Path, what: &str, why: &dyn std::fmt::Display) -> OpenError {

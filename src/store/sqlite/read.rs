@@ -315,14 +315,14 @@ pub(super) fn due(conn: &Connection, now: Timestamp, limit: usize) -> Result<Due
     let transaction = conn.unchecked_transaction()?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = transaction.prepare_cached(&format!(
-        "{SELECT_TASK} WHERE due_time <= ? ORDER BY due_time, id LIMIT ?"
+        "{SELECT_TASK} INDEXED BY tasks_due WHERE due_time <= ? ORDER BY due_time, id LIMIT ?"
     ))?;
     let mut tasks = Vec::new();
     for found in statement.query_map([now.0, limit], row)? {
         tasks.push(found?.into_task()?);
     }
     let next: Option<i64> = transaction
-        .prepare_cached("SELECT min(due_time) FROM tasks WHERE due_time > ?")?
+        .prepare_cached("SELECT min(due_time) FROM tasks INDEXED BY tasks_due WHERE due_time > ?")?
         .query_row([now.0], |row| row.get(0))?;
     Ok(Due {
         tasks,
@@ -401,4 +401,15 @@ pub(super) fn check_sums(conn: &Connection) -> Result<(), StoreError> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_selected_in_the_order_of_the_columns() {
+        let select = format!("SELECT {} FROM tasks", COLUMNS.join(", "));
+        assert_eq!(SELECT_TASK, select);
+    }
 }

@@ -247,6 +247,17 @@ impl Transaction<'_> {
         Ok(next)
     }
 
+    #[cfg(any(test, feature = "testing"))]
+    pub fn limit_pages(&self, left: u32) -> Result<(), StoreError> {
+        let read = |sql: &str| self.conn.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let pages = read("PRAGMA page_count")?;
+        read(&format!(
+            "PRAGMA max_page_count = {}",
+            pages + i64::from(left)
+        ))?;
+        Ok(())
+    }
+
     fn remember(&self, request: &Request, now: Timestamp) -> Result<(), StoreError> {
         if let Some(known) = read::request(self.conn, &request.caller, request.id)?
             && known.is_remembered(now)
@@ -441,7 +452,7 @@ impl Transaction<'_> {
     /// Offers the ready tasks of one rank in their order.
     fn choose(&self, choice: &mut Choice<'_>, rank: u8, now: Timestamp) -> Result<(), StoreError> {
         let mut ready = self.conn.prepare_cached(&format!(
-            "{SELECT_TASK} WHERE state = 1 AND rank = ? AND ready_time <= ?
+            "{SELECT_TASK} INDEXED BY tasks_ready WHERE state = 1 AND rank = ? AND ready_time <= ?
              ORDER BY ready_time, id"
         ))?;
         let mut rows = ready.query(params![rank, now.0])?;
@@ -458,7 +469,9 @@ impl Transaction<'_> {
     fn rank_from(&self, rank: u16) -> Result<Option<u8>, StoreError> {
         Ok(self
             .conn
-            .prepare_cached("SELECT min(rank) FROM tasks WHERE state = 1 AND rank >= ?")?
+            .prepare_cached(
+                "SELECT min(rank) FROM tasks INDEXED BY tasks_ready WHERE state = 1 AND rank >= ?",
+            )?
             .query_row([rank], |row| row.get(0))?)
     }
 
@@ -469,7 +482,7 @@ impl Transaction<'_> {
             let time: Option<i64> = self
                 .conn
                 .prepare_cached(
-                    "SELECT min(ready_time) FROM tasks
+                    "SELECT min(ready_time) FROM tasks INDEXED BY tasks_ready
                      WHERE state = 1 AND rank = ? AND ready_time > ?",
                 )?
                 .query_row(params![r, now.0], |row| row.get(0))?;

@@ -25,12 +25,18 @@ const GROUP_MAX: usize = 256;
 /// The way to the writer thread.
 #[derive(Clone)]
 pub(super) struct Writer {
-    queue: mpsc::Sender<Box<dyn Command>>,
+    queue: mpsc::Sender<Message>,
+}
+
+enum Message {
+    Command(Box<dyn Command>),
+    /// Do what is queued, then end.
+    Close,
 }
 
 impl Writer {
-    /// Starts the thread. It ends when the last `Writer` is gone and what was
-    /// queued is done; only then is the lock given back.
+    /// Starts the thread. It ends when it was told to, or the last `Writer` is
+    /// gone, and what was queued is done; only then is the lock given back.
     pub fn start(
         conn: Connection,
         books: Books,
@@ -49,6 +55,12 @@ impl Writer {
         Ok((Self { queue }, thread))
     }
 
+    /// Refuses what comes from now on.
+    pub async fn close(&self) {
+        // If that fails, it has ended already.
+        let _ = self.queue.send(Message::Close).await;
+    }
+
     /// Has `work` done in a transaction; answers after its commit. Once
     /// queued it is done even if the caller is gone.
     pub async fn call<T, F>(&self, work: F) -> Result<T, StoreError>
@@ -63,7 +75,7 @@ impl Writer {
             answer,
         };
         self.queue
-            .send(Box::new(call))
+            .send(Message::Command(Box::new(call)))
             .await
             .map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
@@ -102,23 +114,28 @@ where
     fn answer(self: Box<Self>, commit: &Result<(), StoreError>) {
         let result = match (commit, self.done) {
             (Ok(()), Some(done)) => done,
-            // What had failed by itself failed for its own reason.
-            (Err(_), Some(Err(own))) => Err(own),
-            (Err(error), _) => Err(error.clone()),
             (Ok(()), None) => Err(closed()),
+            // Also for what was refused: a neighbour that is undone now may be why.
+            (Err(error), _) => Err(error.clone()),
         };
         // Nobody may be waiting any more.
         let _ = self.answer.send(result);
     }
 }
 
-fn run(conn: &Connection, mut books: Books, mut commands: mpsc::Receiver<Box<dyn Command>>) {
-    while let Some(first) = commands.blocking_recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP_MAX
-            && let Ok(next) = commands.try_recv()
-        {
-            group.push(next);
+fn run(conn: &Connection, mut books: Books, mut queue: mpsc::Receiver<Message>) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut group = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Command(command) => group.push(command),
+                Message::Close => queue.close(),
+            }
+            next = match group.len() {
+                GROUP_MAX.. => None,
+                _ => queue.try_recv().ok(),
+            };
         }
         let commit = commit(conn, &mut books, &mut group);
         for command in group {
