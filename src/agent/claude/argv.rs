@@ -209,3 +209,6 @@ pub(crate) fn environment(
     env.insert(tree::MARKER.into(), marker.into());
     env
 }
+
+#[cfg(test)]
+mod tests;

@@ -539,3 +539,6 @@ fn outcome(mut line: Map<String, Value>) -> Outcome {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -613,3 +613,6 @@ fn model_usage((model, usage): (String, Usage)) -> ModelUsage {
         cost_microdollars: Microdollars::from_dollars(usage.dollars).0,
     }
 }
+
+#[cfg(test)]
+mod tests;
