@@ -59,6 +59,7 @@ macro_rules! agent_conformance {
             equal_turns_cost_the_same
             usage_can_be_asked_within_a_turn
             an_interrupted_turn_ends_and_the_process_serves_another
+            an_interrupt_right_after_the_begin_ends_the_turn
             an_interrupt_between_turns_does_no_harm
             dials_are_in_force
             a_dial_that_is_refused_is_named

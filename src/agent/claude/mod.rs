@@ -17,6 +17,7 @@ use async_trait::async_trait;
 
 use self::argv::Invocation;
 use self::home::Homes;
+use self::lease::Lifelines;
 use self::process::Process;
 use self::session::ClaudeSession;
 use crate::agent::{Agent, AgentError, Launch, Probe, Session};
@@ -24,6 +25,7 @@ use crate::money::Microdollars;
 
 mod argv;
 mod home;
+mod lease;
 mod lines;
 mod probe;
 mod process;
@@ -168,6 +170,7 @@ impl fmt::Debug for ClaudeOptions {
 pub struct Claude {
     options: Arc<ClaudeOptions>,
     homes: Arc<Homes>,
+    lifelines: Arc<Lifelines>,
 }
 
 impl Claude {
@@ -193,20 +196,30 @@ impl Claude {
         Ok(Self {
             options: Arc::new(options),
             homes,
+            lifelines: Arc::default(),
         })
+    }
+
+    /// Bounds the life of every process, also of those started later: each ends
+    /// with its tree unless this is called again within `span`, even if this
+    /// server is stopped or cut off. Zero: no bound, as at the start.
+    pub fn lease(&self, span: Duration) {
+        self.lifelines.renew(span);
     }
 
     /// Starts a process; see [`Agent::launch`].
     async fn start(&self, launch: Launch) -> Result<ClaudeSession, AgentError> {
-        let (options, homes) = (self.options.clone(), self.homes.clone());
+        let options = self.options.clone();
+        let (homes, lifelines) = (self.homes.clone(), self.lifelines.clone());
         if launch.resume.is_some() && launch.placement.is_none() {
             return Err(AgentError::Launch("a resume needs a placement".into()));
         }
         let initialize = argv::initialize(&launch)?;
         let spawned = launch.clone();
-        let process = tokio::task::spawn_blocking(move || spawn(&options, &homes, &spawned))
-            .await
-            .map_err(|error| AgentError::Launch(error.to_string()))??;
+        let process =
+            tokio::task::spawn_blocking(move || spawn(&options, &homes, &lifelines, &spawned))
+                .await
+                .map_err(|error| AgentError::Launch(error.to_string()))??;
         ClaudeSession::start(process, self.options.clone(), launch, initialize).await
     }
 }
@@ -215,6 +228,7 @@ impl Claude {
 fn spawn(
     options: &ClaudeOptions,
     homes: &Arc<Homes>,
+    lifelines: &Lifelines,
     launch: &Launch,
 ) -> Result<Process, AgentError> {
     let failed = |error: std::io::Error| AgentError::Launch(error.to_string());
@@ -244,6 +258,7 @@ fn spawn(
         &options.shim,
         &invocation,
         home,
+        lifelines,
         options.line_bytes_max,
         options.start_timeout,
     )

@@ -19,6 +19,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 use super::home::Home;
+use super::lease::Lifelines;
 use super::lines::{Cut, Lines};
 use super::protocol::{Line, parse};
 use super::{argv::Invocation, tree};
@@ -66,7 +67,7 @@ pub(crate) struct Process {
     lines: Lines,
     stderr: Arc<Mutex<VecDeque<u8>>>,
     stderr_drained: JoinHandle<()>,
-    lifeline: Option<UnixStream>,
+    lifeline: Option<Arc<UnixStream>>,
     pid: u32,
     shim_pid: u32,
     ended: Option<ProcessEnd>,
@@ -87,6 +88,7 @@ impl Process {
         shim: &[OsString],
         invocation: &Invocation,
         mut home: Home,
+        lifelines: &Lifelines,
         line_bytes_max: usize,
         limit: Duration,
     ) -> io::Result<Self> {
@@ -147,6 +149,8 @@ impl Process {
         lifeline.set_read_timeout(Some(limit))?;
         process.pid = hear_pid(&lifeline)?;
         lifeline.set_nonblocking(true)?;
+        let lifeline = Arc::new(lifeline);
+        lifelines.add(&lifeline);
         process.lifeline = Some(lifeline);
         Ok(process)
     }
@@ -305,8 +309,8 @@ impl Process {
     /// Tells the shim to end the whole tree now.
     pub(crate) fn kill(&mut self) {
         // Closing alone does it as well, should the line not get through.
-        if let Some(mut lifeline) = self.lifeline.take() {
-            let _ = lifeline.write_all(b"end\n");
+        if let Some(lifeline) = self.lifeline.take() {
+            let _ = (&*lifeline).write_all(b"end\n");
         }
     }
 
@@ -314,14 +318,6 @@ impl Process {
     pub(crate) fn kill_shim(&mut self) {
         if let Some(owned) = &mut self.owned {
             let _ = owned.child.start_kill();
-        }
-    }
-
-    /// Bounds the life of the tree: the shim ends it unless this is called again
-    /// within `span`. Zero: no bound.
-    pub(crate) fn lease(&mut self, span: Duration) {
-        if let Some(lifeline) = &mut self.lifeline {
-            let _ = lifeline.write_all(format!("live {}\n", span.as_millis()).as_bytes());
         }
     }
 }

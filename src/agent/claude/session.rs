@@ -36,6 +36,9 @@ pub(super) struct ClaudeSession {
     /// Interrupts and usage questions not answered yet.
     unanswered: Vec<Unanswered>,
     ready: VecDeque<Observation>,
+    /// An interrupt that waits for the start of its turn: before it the CLI
+    /// would accept it and go on.
+    interrupt_wanted: bool,
     ended: bool,
 }
 
@@ -121,6 +124,7 @@ impl ClaudeSession {
             requests: 0,
             unanswered: Vec::new(),
             ready: VecDeque::new(),
+            interrupt_wanted: false,
             ended: false,
             options,
         };
@@ -185,7 +189,12 @@ impl ClaudeSession {
         match incoming {
             Incoming::Line(Line::Answer(id, answer)) => self.answered(&id, answer),
             Incoming::Line(Line::Question(id, about_tool)) => self.deny(&id, about_tool),
-            Incoming::Line(line) => self.conversation.line(line, &mut self.ready),
+            Incoming::Line(line) => {
+                self.conversation.line(line, &mut self.ready);
+                if self.interrupt_wanted && self.conversation.has_started() {
+                    self.ask_to_stop();
+                }
+            }
             Incoming::Broken(why) => {
                 self.conversation.taint(why);
                 self.ready.push_back(Observation::Violation(why.into()));
@@ -194,6 +203,14 @@ impl ClaudeSession {
                 self.ended = true;
                 self.ready.push_back(Observation::ProcessEnded(end));
             }
+        }
+    }
+
+    fn ask_to_stop(&mut self) {
+        self.interrupt_wanted = !self.conversation.has_started();
+        if !self.interrupt_wanted {
+            let id = self.request(json!({ "subtype": "interrupt" }));
+            self.unanswered.push(Unanswered { id, usage_of: None });
         }
     }
 
@@ -415,6 +432,7 @@ impl Session for ClaudeSession {
             }
         }
         let id = Uuid::new_v4().to_string();
+        self.interrupt_wanted = false;
         self.conversation.begin(&id);
         self.send(&user_line(&prompt, &id));
         self.flush().await.map_err(failed)
@@ -431,8 +449,7 @@ impl Session for ClaudeSession {
 
     async fn interrupt(&mut self) -> Result<(), AgentError> {
         if self.conversation.in_turn() && !self.ended {
-            let id = self.request(json!({ "subtype": "interrupt" }));
-            self.unanswered.push(Unanswered { id, usage_of: None });
+            self.ask_to_stop();
             let failed = |failure: Failure| AgentError::Process(failure.sentence());
             self.flush().await.map_err(failed)?;
         }
@@ -470,7 +487,7 @@ impl Session for ClaudeSession {
     async fn end(&mut self, grace: Duration) -> ProcessEnd {
         let deadline = Instant::now() + grace;
         if self.conversation.in_turn() && !grace.is_zero() {
-            self.request(json!({ "subtype": "interrupt" }));
+            self.ask_to_stop();
             let over = async {
                 while self.conversation.in_turn() && !self.ended {
                     let incoming = self.process.next().await;

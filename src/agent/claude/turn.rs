@@ -123,6 +123,11 @@ impl Conversation {
         matches!(self.phase, Phase::Turn(_))
     }
 
+    /// Whether the turn under way has told its start.
+    pub(crate) fn has_started(&self) -> bool {
+        matches!(&self.phase, Phase::Turn(turn) if turn.started)
+    }
+
     /// The message of ours whose turn is under way.
     pub(crate) fn current(&self) -> Option<&String> {
         match &self.phase {
@@ -281,7 +286,12 @@ impl Conversation {
             Phase::Reset(reset) if !foreign && ours(&outcome.messages, &reset.message) => {
                 reset.outcome = Some(outcome);
             }
-            Phase::Turn(turn) if !foreign && ours(&outcome.messages, &turn.message) => {
+            // Every turn tells its start; a result before it is an earlier one's.
+            Phase::Turn(turn)
+                if !foreign
+                    && ours(&outcome.messages, &turn.message)
+                    && (turn.started || !outcome.messages.is_empty()) =>
+            {
                 turn.flush(Some(&outcome.stop_reason), out);
                 let end = turn_end(turn, outcome, &mut self.base);
                 self.phase = Phase::Idle;

@@ -125,6 +125,20 @@ pub async fn an_interrupted_turn_ends_and_the_process_serves_another(kit: &dyn K
     session.end(GRACE).await;
 }
 
+/// An interrupt is not lost when it comes before the turn has really begun.
+pub async fn an_interrupt_right_after_the_begin_ends_the_turn(kit: &dyn Kit) {
+    let mut session = ready(kit).await;
+    for _ in 0..5 {
+        begin(&mut *session, "::slow 100000 10").await;
+
+        session.interrupt().await.expect("it can be interrupted");
+
+        let played = finish(&mut *session).await;
+        assert!(played.end.error.is_some(), "{played:?}");
+    }
+    session.end(GRACE).await;
+}
+
 /// An interrupt that comes too late meets nothing, not the next turn either.
 pub async fn an_interrupt_between_turns_does_no_harm(kit: &dyn Kit) {
     let mut session = ready(kit).await;

@@ -222,6 +222,7 @@ fn cost_is_a_difference_of_running_totals() {
     talk.hear(result(totals(0.010, 100)));
     let first = talk.end();
     talk.conversation.begin("ours");
+    talk.hear(init("s1"));
     talk.hear(result(totals(0.015, 160)));
     let second = talk.end();
 
