@@ -162,18 +162,21 @@ impl Played {
 
     /// The model, the permission mode and the directory in force.
     pub fn in_force(&self) -> (&str, &str, &str) {
-        let started = |o| match o {
-            &Observation::TurnStarted {
-                ref model,
-                ref permission_mode,
-                ref working_dir,
-                ..
-            } => Some((&**model, &**permission_mode, &**working_dir)),
-            _ => None,
-        };
         self.told
             .iter()
-            .find_map(started)
+            .find_map(|o| match o {
+                Observation::TurnStarted {
+                    model,
+                    permission_mode,
+                    working_dir,
+                    ..
+                } => Some((
+                    model.as_str(),
+                    permission_mode.as_str(),
+                    working_dir.as_str(),
+                )),
+                _ => None,
+            })
             .expect("a turn tells its start")
     }
 }

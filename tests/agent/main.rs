@@ -1,6 +1,8 @@
 //! The Claude agent, driven against a scripted CLI: the conformance suite, and
 //! every way in which a process can go wrong.
 
+#![allow(clippy::unwrap_used)] // In a test a panic is the report.
+
 mod faults;
 mod kit;
 mod servers;

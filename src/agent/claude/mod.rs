@@ -32,6 +32,7 @@ mod process;
 pub mod protocol;
 mod session;
 pub mod shim;
+mod stderr;
 mod tree;
 mod turn;
 
@@ -130,11 +131,11 @@ impl ClaudeOptions {
             "ANTHROPIC_AUTH_TOKEN",
             "CLAUDE_CODE_OAUTH_TOKEN",
         ];
-        let given = |key: &&str| {
+        let given = |key: &&'static str| {
             let inherited = self.env_allow.iter().any(|name| name == key);
             self.env.contains_key(*key) || (inherited && std::env::var_os(key).is_some())
         };
-        if !self.lend_credentials || KEYS.iter().any(|key| given(&key)) {
+        if !self.lend_credentials || KEYS.iter().any(given) {
             return None;
         }
         let dir = std::env::var_os("CLAUDE_CONFIG_DIR")

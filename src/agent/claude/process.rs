@@ -9,24 +9,23 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 use super::home::Home;
 use super::lease::Lifelines;
 use super::lines::{Cut, Lines};
 use super::protocol::{Line, parse};
+use super::stderr::Stderr;
 use super::{argv::Invocation, tree};
 use crate::agent::ProcessEnd;
 
-/// Bytes of stderr kept.
-const STDERR_TAIL: usize = 4096;
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
 /// How long a process may live on without its stdout. It normally exits within
@@ -65,8 +64,7 @@ pub(crate) struct Process {
     chunk: Box<[u8]>,
     unread: std::ops::Range<usize>,
     lines: Lines,
-    stderr: Arc<Mutex<VecDeque<u8>>>,
-    stderr_drained: JoinHandle<()>,
+    stderr: Stderr,
     lifeline: Option<Arc<UnixStream>>,
     pid: u32,
     shim_pid: u32,
@@ -124,8 +122,7 @@ impl Process {
         drop(command);
         let shim_pid = child.id().unwrap_or_default();
         home.record(shim_pid)?;
-        let stderr = Arc::new(Mutex::new(VecDeque::new()));
-        let drained = drain(child.stderr.take(), stderr.clone());
+        let stderr = Stderr::drain(child.stderr.take());
         let mut process = Self {
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
@@ -140,7 +137,6 @@ impl Process {
             unread: 0..0,
             lines: Lines::new(line_bytes_max),
             stderr,
-            stderr_drained: drained,
             lifeline: None,
             pid: 0,
             shim_pid,
@@ -277,7 +273,7 @@ impl Process {
                 continue;
             }
             owned.swept().await;
-            let _ = tokio::time::timeout(Duration::from_secs(1), &mut self.stderr_drained).await;
+            self.stderr.ended().await;
             let exit_code = owned.exit.and_then(|status| status.code());
             let clean = exit_code.is_some_and(|code| code != 128 + 9 && code != 125);
             if let Some(owned) = self.owned.take() {
@@ -285,16 +281,10 @@ impl Process {
             }
             self.ended = Some(ProcessEnd {
                 exit_code,
-                stderr_tail: self.stderr_tail(),
+                stderr_tail: self.stderr.tail(),
             });
         }
         self.ended.clone().unwrap_or_default()
-    }
-
-    /// The last bytes it said on stderr.
-    pub(crate) fn stderr_tail(&self) -> String {
-        let mut tail = self.stderr.lock().expect("nobody panics holding it");
-        String::from_utf8_lossy(tail.make_contiguous()).into_owned()
     }
 
     /// Asks the CLI itself to end. Does nothing once it is gone.
@@ -378,23 +368,6 @@ async fn skip(stdout: &mut Option<ChildStdout>, chunk: &mut [u8]) -> bool {
         Some(stdout) => stdout.read(chunk).await.is_ok_and(|count| count > 0),
         None => std::future::pending().await,
     }
-}
-
-/// Keeps the last bytes of stderr; always reads, so that the CLI never waits.
-fn drain(stderr: Option<ChildStderr>, tail: Arc<Mutex<VecDeque<u8>>>) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let Some(mut stderr) = stderr else { return };
-        let mut chunk = [0; STDERR_TAIL];
-        while let Ok(count) = stderr.read(&mut chunk).await {
-            if count == 0 {
-                return;
-            }
-            let mut tail = tail.lock().expect("nobody panics holding it");
-            tail.extend(&chunk[..count]);
-            let excess = tail.len().saturating_sub(STDERR_TAIL);
-            tail.drain(..excess);
-        }
-    })
 }
 
 /// Reads the shim's one line: the pid of the program, or why it does not run.

@@ -1,16 +1,18 @@
 //! What the lines of a process mean: turns, resets, and whether the process is
 //! still fit for another task. Pure: lines in, observations out.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::collections::VecDeque;
 
-use super::protocol::{Assistant, Block, Init, Line, Outcome, Stream, Tokens, Usage};
-use crate::agent::{Observation, TurnEnd, TurnError};
+use self::cost::turn_end;
+use self::message::Turn;
+use super::protocol::{Block, Init, Line, Outcome};
+use crate::agent::Observation;
 use crate::money::Microdollars;
-use crate::pb::ModelUsage;
 
-/// Longest piece of text in one observation, in bytes. Longer ones are split.
-const PIECE: usize = 64 * 1024;
+mod cost;
+mod message;
+
+pub(crate) use self::cost::Totals;
 
 /// Tools of which nothing outlives a reset. Any other, also one that a later
 /// release adds, makes the process unclean.
@@ -59,13 +61,6 @@ impl InForce {
     }
 }
 
-/// Running totals of a conversation.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Totals {
-    pub dollars: f64,
-    pub models: BTreeMap<String, Usage>,
-}
-
 /// The state of one process's conversation.
 #[derive(Debug, Default)]
 pub(crate) struct Conversation {
@@ -83,28 +78,6 @@ enum Phase {
     Idle,
     Turn(Box<Turn>),
     Reset(Box<Reset>),
-}
-
-/// A turn under way.
-#[derive(Debug, Default)]
-struct Turn {
-    message: String,
-    started: bool,
-    model: String,
-    messages: i32,
-    /// Messages being streamed, by whose subagent's.
-    open: BTreeMap<String, Open>,
-}
-
-/// A message being written.
-#[derive(Debug, Default)]
-struct Open {
-    id: String,
-    model: String,
-    tokens: Tokens,
-    streamed: bool,
-    told: bool,
-    complete: bool,
 }
 
 /// A reset under way: what has been seen of it.
@@ -149,10 +122,7 @@ impl Conversation {
     /// A message of ours with this id begins a turn.
     pub(crate) fn begin(&mut self, message: &str) {
         self.turns += 1;
-        self.phase = Phase::Turn(Box::new(Turn {
-            message: message.to_owned(),
-            ..Turn::default()
-        }));
+        self.phase = Phase::Turn(Box::new(Turn::of(message)));
     }
 
     /// A message of ours with this id begins a reset.
@@ -327,7 +297,7 @@ impl Conversation {
                 }));
             }
             Line::Retry(retry) => {
-                turn.open.clear();
+                turn.void();
                 let limited = retry.error == "rate_limit" || retry.status == Some(429);
                 out.push_back(Observation::Retrying {
                     retry: retry.attempt,
@@ -368,260 +338,6 @@ fn lasting(block: &Block) -> Option<String> {
     }
     let background = input.get("run_in_background")?.as_bool()?;
     background.then(|| "it ran something in the background".into())
-}
-
-impl Turn {
-    fn stream(&mut self, event: Stream, parent: String, out: &mut VecDeque<Observation>) {
-        match event {
-            Stream::MessageStart { id, model, usage } => {
-                let open = Open {
-                    id,
-                    model,
-                    tokens: usage,
-                    streamed: true,
-                    ..Open::default()
-                };
-                if let Some(before) = self.open.insert(parent, open) {
-                    before.voided(out);
-                }
-            }
-            Stream::Text(text) => {
-                self.open.entry(parent.clone()).or_default().told = true;
-                split(text, |text| {
-                    out.push_back(Observation::TextDelta {
-                        text,
-                        parent_tool_use_id: parent.clone(),
-                    });
-                });
-            }
-            Stream::Thinking(text) => split(text, |text| {
-                out.push_back(Observation::ThinkingDelta {
-                    text,
-                    parent_tool_use_id: parent.clone(),
-                });
-            }),
-            Stream::MessageDelta { stop_reason, usage } => {
-                if let Some(open) = self.open.get_mut(&parent) {
-                    open.tokens = open.tokens.or(usage);
-                    let message = open.complete(stop_reason.unwrap_or_default());
-                    self.push_message(message, &parent, out);
-                }
-            }
-            Stream::Other => {}
-        }
-    }
-
-    fn assistant(&mut self, message: Assistant, parent: String, out: &mut VecDeque<Observation>) {
-        // The CLI's own words about a failure: they are in the result.
-        let synthetic = message.model == "<synthetic>";
-        let streamed = self
-            .open
-            .get(&parent)
-            .is_some_and(|open| open.id == message.id && open.streamed);
-        if !streamed && !synthetic {
-            match self.open.get(&parent) {
-                Some(open) if open.id == message.id => {}
-                Some(open) if open.streamed => open.voided(out),
-                Some(_) => self.flush(None, out),
-                None => {}
-            }
-            let open = self.open.entry(parent.clone()).or_default();
-            *open = Open {
-                id: message.id,
-                model: message.model,
-                tokens: message.usage,
-                told: true,
-                ..Open::default()
-            };
-        }
-        for block in message.content {
-            match block {
-                Block::Text(text) if !streamed && !synthetic => split(text, |text| {
-                    out.push_back(Observation::TextDelta {
-                        text,
-                        parent_tool_use_id: parent.clone(),
-                    });
-                }),
-                Block::Thinking(text) if !streamed => split(text, |text| {
-                    out.push_back(Observation::ThinkingDelta {
-                        text,
-                        parent_tool_use_id: parent.clone(),
-                    });
-                }),
-                Block::Text(_) | Block::Thinking(_) => {}
-                Block::ToolUse { id, name, input } => out.push_back(Observation::ToolUse {
-                    id,
-                    name,
-                    input_json: input.to_string(),
-                    parent_tool_use_id: parent.clone(),
-                }),
-            }
-        }
-        if let (false, false, Some(reason)) = (streamed, synthetic, message.stop_reason)
-            && let Some(open) = self.open.get_mut(&parent)
-        {
-            let message = open.complete(reason);
-            self.push_message(message, &parent, out);
-        }
-    }
-
-    /// Messages that came whole tell no end: it shows in what follows.
-    fn flush(&mut self, stop_reason: Option<&str>, out: &mut VecDeque<Observation>) {
-        let whole = |(_, open): &(&String, &mut Open)| !open.streamed && !open.complete;
-        let messages: Vec<_> = self
-            .open
-            .iter_mut()
-            .filter(whole)
-            .map(|(parent, open)| {
-                let reason = stop_reason.unwrap_or_default().to_owned();
-                (open.complete(reason), parent.clone())
-            })
-            .collect();
-        for (message, parent) in messages {
-            self.push_message(message, &parent, out);
-        }
-    }
-
-    fn push_message(
-        &mut self,
-        message: Observation,
-        parent: &str,
-        out: &mut VecDeque<Observation>,
-    ) {
-        if let (Observation::Message { model, .. }, true) = (&message, parent.is_empty()) {
-            self.messages += 1;
-            self.model.clone_from(model);
-        }
-        out.push_back(message);
-    }
-}
-
-impl Open {
-    fn complete(&mut self, stop_reason: String) -> Observation {
-        self.complete = true;
-        Observation::Message {
-            id: self.id.clone(),
-            model: self.model.clone(),
-            stop_reason,
-            input_tokens: self.tokens.input.unwrap_or_default(),
-            output_tokens: self.tokens.output.unwrap_or_default(),
-        }
-    }
-
-    /// The message is not going on: what was told of it is void. The CLI tries
-    /// again without a word after some failures.
-    fn voided(&self, out: &mut VecDeque<Observation>) {
-        if self.told && !self.complete {
-            out.push_back(Observation::Retrying {
-                retry: 1,
-                max_retries: 0,
-                delay: Duration::ZERO,
-                api_status: None,
-                error: "stream_restarted".into(),
-            });
-        }
-    }
-}
-
-impl Tokens {
-    /// These counts, overruled by later ones. A count of zero read is none: the
-    /// end of a message often tells only what was written.
-    fn or(self, later: Self) -> Self {
-        Self {
-            input: later.input.filter(|input| *input > 0).or(self.input),
-            output: later.output.or(self.output),
-        }
-    }
-}
-
-impl Totals {
-    fn take(&mut self, outcome: &Outcome) {
-        if let Some(dollars) = outcome.total_dollars {
-            self.dollars = dollars;
-            self.models.clone_from(&outcome.total);
-        }
-    }
-}
-
-/// Splits on character boundaries.
-fn split(text: String, mut piece: impl FnMut(String)) {
-    if text.len() <= PIECE {
-        if !text.is_empty() {
-            piece(text);
-        }
-        return;
-    }
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (head, tail) = rest.split_at(rest.floor_char_boundary(PIECE));
-        piece(head.to_owned());
-        rest = tail;
-    }
-}
-
-fn turn_end(turn: &Turn, outcome: Outcome, base: &mut Totals) -> TurnEnd {
-    let spent = match &outcome.since_last {
-        Some(models) => models.clone(),
-        None => difference(&outcome.total, &base.models),
-    };
-    let dollars = match (&outcome.since_last, outcome.total_dollars) {
-        (Some(models), _) => models.values().map(|usage| usage.dollars).sum(),
-        (None, Some(total)) => total - base.dollars,
-        (None, None) => 0.0,
-    };
-    base.take(&outcome);
-    // A provider's failure is a "success" that is an error.
-    let failed = outcome.is_error || outcome.subtype != "success";
-    let error = failed.then(|| TurnError {
-        subtype: outcome.subtype,
-        terminal_reason: outcome.terminal_reason,
-        api_status: outcome.api_status,
-        message: match outcome.errors.is_empty() {
-            true => outcome.text.clone(),
-            false => outcome.errors.join("; "),
-        },
-    });
-    TurnEnd {
-        output: if failed { String::new() } else { outcome.text },
-        error,
-        structured_output: outcome.structured_output.map(|value| value.to_string()),
-        cost: Microdollars::from_dollars(dollars),
-        usage: spent.into_iter().map(model_usage).collect(),
-        turns: turn.messages,
-        session_id: outcome.session_id,
-        model: turn.model.clone(),
-        permission_denials: outcome.permission_denials,
-        stop_reason: outcome.stop_reason,
-    }
-}
-
-fn difference(
-    total: &BTreeMap<String, Usage>,
-    base: &BTreeMap<String, Usage>,
-) -> BTreeMap<String, Usage> {
-    let since = |(model, now): (&String, &Usage)| {
-        let then = base.get(model).copied().unwrap_or_default();
-        let usage = Usage {
-            input: now.input - then.input,
-            output: now.output - then.output,
-            cache_read: now.cache_read - then.cache_read,
-            cache_write: now.cache_write - then.cache_write,
-            dollars: now.dollars - then.dollars,
-        };
-        (*now != then).then(|| (model.clone(), usage))
-    };
-    total.iter().filter_map(since).collect()
-}
-
-fn model_usage((model, usage): (String, Usage)) -> ModelUsage {
-    ModelUsage {
-        model,
-        input_tokens: usage.input,
-        output_tokens: usage.output,
-        cache_read_tokens: usage.cache_read,
-        cache_write_tokens: usage.cache_write,
-        cost_microdollars: Microdollars::from_dollars(usage.dollars).0,
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::super::protocol::parse;
+use super::message::PIECE;
 use super::*;
+use crate::agent::{TurnEnd, TurnError};
 
 /// A conversation whose lines are given as JSON.
 struct Talk {
@@ -81,11 +85,11 @@ impl Talk {
     }
 
     fn texts(&self) -> Vec<&str> {
-        let text = |o| match o {
-            &Observation::TextDelta { ref text, .. } => Some(text.as_str()),
+        let texts = self.out.iter().filter_map(|o| match o {
+            Observation::TextDelta { text, .. } => Some(text.as_str()),
             _ => None,
-        };
-        self.out.iter().filter_map(text).collect()
+        });
+        texts.collect()
     }
 
     fn end(&mut self) -> TurnEnd {
