@@ -16,7 +16,11 @@ pub(crate) use self::cost::Totals;
 
 /// Tools of which nothing outlives a reset. Any other, also one that a later
 /// release adds, makes the process unclean.
-const CLEAN_TOOLS: [&str; 13] = [
+///
+/// Subagents (`Agent`, `Task`) are among them: their tool calls are told like all
+/// others.
+const CLEAN_TOOLS: [&str; 15] = [
+    "Agent",
     "Bash",
     "Edit",
     "Glob",
@@ -26,6 +30,7 @@ const CLEAN_TOOLS: [&str; 13] = [
     "NotebookEdit",
     "Read",
     "StructuredOutput",
+    "Task",
     "TodoWrite",
     "WebFetch",
     "WebSearch",
