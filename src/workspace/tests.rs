@@ -3,6 +3,7 @@
 mod failures;
 mod keeping;
 mod recovery;
+mod shapes;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -51,7 +52,7 @@ impl Scene {
 
     async fn impatient(&self) -> Workspaces {
         self.server_with(Options {
-            limit: Duration::from_secs(2),
+            limit: Duration::from_secs(4),
             lock_wait: Duration::from_millis(200),
             ..Options::default()
         })

@@ -20,7 +20,7 @@ async fn a_hook_that_hangs_cannot_hold_the_slot() {
         matches!(error, Err(WorkspaceError::TimedOut { .. })),
         "{error:?}"
     );
-    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(began.elapsed() < Duration::from_secs(15));
     assert_eq!(scene.face(), before);
     assert!(scene.leftovers().is_empty(), "{:?}", scene.leftovers());
 }
@@ -328,4 +328,70 @@ async fn a_folder_of_workspaces_inside_the_repository_is_refused() {
         matches!(error, Err(WorkspaceError::Surrounded)),
         "{error:?}"
     );
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_given_up_while_it_is_made_leaves_no_process_and_no_trace() {
+    let scene = Scene::new();
+    let pid_file = scene.temp.path().join("pid");
+    let script = format!(
+        "#!/bin/sh\necho $$ > '{0}.new'\nmv '{0}.new' '{0}'\nsleep 60\n",
+        pid_file.display()
+    );
+    scene.hook("post-checkout", &script);
+    let server = scene.server().await;
+    let before = scene.face();
+    let until_hook = async {
+        while !pid_file.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+
+    tokio::select! {
+        made = server.make(&scene.repo, Kind::Worktree, "given-up") => panic!("{made:?}"),
+        () = until_hook => {}
+    }
+    let kept = server.recover().await;
+
+    assert!(
+        matches!(
+            &kept[..],
+            [Kept {
+                result: Ok(None),
+                ..
+            }]
+        ),
+        "{kept:?}"
+    );
+    assert_eq!(scene.face(), before);
+    assert!(scene.leftovers().is_empty(), "{:?}", scene.leftovers());
+    let pid = fs::read_to_string(&pid_file).expect("there");
+    let process = Path::new("/proc").join(pid.trim());
+    let gone = async {
+        while process.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone)
+        .await
+        .expect("the hook has ended");
+}
+
+#[tokio::test]
+async fn hooks_see_nothing_of_the_servers_environment() {
+    let scene = Scene::new();
+    let file = scene.temp.path().join("env");
+    scene.hook(
+        "post-checkout",
+        &format!("#!/bin/sh\nenv > '{}'\n", file.display()),
+    );
+    let server = scene.server().await;
+
+    let work = server.make(&scene.repo, Kind::Worktree, "env").await;
+
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    let seen = fs::read_to_string(file).expect("the hook ran");
+    assert!(!seen.contains("CARGO_MANIFEST_DIR"), "{seen}");
+    assert!(seen.contains("GIT_TERMINAL_PROMPT=0"), "{seen}");
+    drop(work);
 }
