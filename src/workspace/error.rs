@@ -37,8 +37,8 @@ pub enum WorkspaceError {
         /// What was being done.
         what: &'static str,
     },
-    /// Another program holds a lock of the repository.
-    #[error("another program holds a lock in the git repository, so git could not {what}")]
+    /// Another program holds a lock of the repository for too long.
+    #[error("another program is at work in the git repository, so git could not {what}")]
     Locked {
         /// What was being done.
         what: &'static str,

@@ -161,14 +161,14 @@ impl Git {
         })
     }
 
-    /// Runs a call that may fail. A lock is waited for: a call that met one has
-    /// done nothing.
+    /// Runs a call that may fail. Another program that is at the same thing is
+    /// waited for: the call that met it has done nothing.
     pub async fn output(&self, call: Call<'_>) -> Result<Output, WorkspaceError> {
         let patience = (Instant::now() + self.lock_wait).min(self.deadline);
         let mut wait = Duration::from_millis(50);
         loop {
             let output = self.once(&call).await?;
-            if output.success || !met_a_lock(&output.stderr) {
+            if output.success || !met_another(&output.stderr) {
                 return Ok(output);
             }
             if Instant::now() + wait > patience {
@@ -286,8 +286,11 @@ fn directory(place: &Place) -> &Path {
     }
 }
 
-fn met_a_lock(stderr: &str) -> bool {
+/// Whether git met a lock, or a worktree that another git is just making: it
+/// reads all worktrees for many things, and one without its files stops it.
+fn met_another(stderr: &str) -> bool {
     stderr.contains(".lock': File exists")
+        || stderr.contains("failed to read") && stderr.contains("/worktrees/")
 }
 
 /// Reads to the end, keeps the beginning.

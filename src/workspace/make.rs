@@ -9,7 +9,7 @@ use tracing::warn;
 use super::error::WorkspaceError;
 use super::git::{Call, Git, Place};
 use super::marker::{Entry, Marker};
-use super::{Busy, Isolated, Kind, Workspaces, bring, refs, remove, repository};
+use super::{Busy, Isolated, Kind, Workspaces, bring, refs, remove, repository, turn};
 
 /// For tidying up after a failure.
 const TIDY: Duration = Duration::from_secs(10);
@@ -91,14 +91,21 @@ async fn furnish(
     let tree = entry.tree();
     match marker.kind {
         Kind::Worktree => {
-            // The lock keeps others' `git worktree prune` away.
             let place = Place::In(top.to_owned());
+            let turn = turn::take(git, &marker.repository).await?;
+            // Locked, it is safe from others' `git worktree prune`.
             let add = Call::new(&place, "make the worktree")
-                .args(["worktree", "add", "--quiet", "--lock"])
+                .args(["worktree", "add", "--quiet", "--no-checkout", "--lock"])
                 .args(["--reason", "in use by claudepool", "--"])
                 .arg(&tree)
                 .arg(short);
             git.ok(add).await?;
+            drop(turn);
+            // Files and hooks may take their time; nobody waits for them.
+            let place = Place::In(tree.clone());
+            let fill = ["checkout", "--quiet", "--force", "HEAD", "--"];
+            git.ok(Call::new(&place, "check out the worktree").args(fill))
+                .await?;
         }
         Kind::Clone => bring::clone(git, top, &marker.repository, &tree, short).await?,
     }

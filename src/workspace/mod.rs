@@ -27,6 +27,7 @@ mod rescue;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::HashSet;
 use std::os::unix::fs::DirBuilderExt;

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use tokio::time::{sleep, timeout_at};
 
-use super::Kind;
 use super::error::WorkspaceError;
 use super::git::{Call, Git, Place};
 use super::marker::{Entry, Marker};
+use super::{Kind, turn};
 
 const WHAT: &str = "remove the workspace";
 
@@ -25,7 +25,9 @@ pub(super) async fn tree(git: &Git, entry: &Entry, marker: &Marker) -> Result<()
         let remove = Call::new(&repository, WHAT)
             .args(["worktree", "remove", "--force", "--force", "--"])
             .arg(&dir);
+        let turn = turn::take(git, &marker.repository).await?;
         let output = git.output(remove).await?;
+        drop(turn);
         if !output.success && !output.stderr.contains("is not a working tree") {
             return Err(WorkspaceError::Git {
                 what: WHAT,

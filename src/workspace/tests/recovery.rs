@@ -150,3 +150,37 @@ async fn what_is_not_ours_in_the_folder_is_left_alone() {
 
     assert_eq!(scene.leftovers(), ["broken.workspace", "somebody"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_workspaces_of_one_repository_come_and_go_at_once() {
+    let scene = std::sync::Arc::new(Scene::new());
+    let mut slots = tokio::task::JoinSet::new();
+    for slot in 0..8 {
+        let scene = scene.clone();
+        // Two slots to a server.
+        let server = scene.server().await;
+        for half in 0..2 {
+            let (scene, server) = (scene.clone(), server.clone());
+            slots.spawn(async move {
+                for round in 0..4 {
+                    let name = format!("n{slot}-{half}-{round}");
+                    let work = server
+                        .make(&scene.repo, Kind::Worktree, &name)
+                        .await
+                        .expect("made");
+                    if round % 2 == 0 {
+                        scene.write(&work.dir, &name, "1");
+                    }
+                    let kept = server.keep(work).await.expect("kept");
+                    assert_eq!(kept.is_some(), round % 2 == 0);
+                }
+            });
+        }
+    }
+    while let Some(ended) = slots.join_next().await {
+        ended.expect("it holds");
+    }
+    assert!(scene.leftovers().is_empty(), "{:?}", scene.leftovers());
+    let refs = scene.refs();
+    assert_eq!(refs.matches("refs/heads/claudepool/").count(), 32, "{refs}");
+}
