@@ -27,3 +27,5 @@ pub mod store;
 pub mod stream;
 #[cfg(feature = "server")]
 pub mod task;
+#[cfg(feature = "server")]
+pub mod workspace;
