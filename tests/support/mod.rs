@@ -6,10 +6,12 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use claudepool::agent::Agent;
+use claudepool::agent::claude::{Claude, ClaudeOptions};
 use claudepool::agent::scripted::Scripted;
 use claudepool::pb;
 use claudepool::pb::context_service_client::ContextServiceClient;
@@ -47,13 +49,32 @@ pub struct Harness {
     server: rpc::Options,
     store: Arc<dyn Store>,
     dir: tempfile::TempDir,
+    state: Option<tempfile::TempDir>,
 }
 
 impl Harness {
-    /// Two slots of the agent without processes, over a memory store, in an
-    /// empty directory.
+    /// Two slots over a memory store, in an empty directory. The agent is the
+    /// one without processes, or the one that `CLAUDEPOOL_TEST_AGENT` names:
+    /// `fake`.
     pub fn new() -> Self {
-        Self::over(Scripted::default(), Grammar::Lines)
+        match std::env::var("CLAUDEPOOL_TEST_AGENT").as_deref() {
+            Ok("fake") => Self::fake(),
+            Ok(other) => panic!("CLAUDEPOOL_TEST_AGENT names no agent: {other}"),
+            Err(_) => Self::over(Scripted::default(), Grammar::Lines),
+        }
+    }
+
+    /// The same over the scripted CLI: real processes, real lines.
+    pub fn fake() -> Self {
+        let program = built("examples/fake_claude", "cargo build --example fake_claude");
+        let shim = built("claudepool", "cargo build --bin claudepool");
+        let state = tempfile::tempdir().unwrap();
+        let mut options = ClaudeOptions::new(state.path());
+        options.program = program;
+        options.shim = vec![shim.into(), "__slot".into()];
+        let mut harness = Self::over(Claude::open(options).unwrap(), Grammar::Directives);
+        harness.state = Some(state);
+        harness
     }
 
     /// The same over another agent.
@@ -64,6 +85,7 @@ impl Harness {
             ..Options::default()
         };
         Self {
+            state: None,
             agent: Pool::builder(agent),
             grammar,
             options,
@@ -122,6 +144,7 @@ impl Harness {
             stop: Some(stop),
             served,
             _dir: self.dir,
+            _state: self.state,
         }
     }
 }
@@ -145,6 +168,15 @@ pub struct Running {
     pub stop: Option<oneshot::Sender<()>>,
     pub served: JoinHandle<Result<Option<Drained>, ServeError>>,
     _dir: tempfile::TempDir,
+    _state: Option<tempfile::TempDir>,
+}
+
+/// A program of this build, beside the one cargo names.
+fn built(name: &str, how: &str) -> PathBuf {
+    let ours = PathBuf::from(env!("CARGO_BIN_EXE_claudepool"));
+    let path = ours.with_file_name(name);
+    assert!(path.exists(), "{} is missing: {how}", path.display());
+    path
 }
 
 fn spec(prompt: String) -> pb::TaskSpec {
