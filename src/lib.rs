@@ -5,6 +5,8 @@ pub mod agent;
 #[cfg(feature = "server")]
 pub mod budget;
 #[cfg(feature = "server")]
+pub mod catalog;
+#[cfg(feature = "server")]
 pub mod chain;
 #[cfg(feature = "server")]
 pub mod clock;

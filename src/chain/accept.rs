@@ -51,22 +51,49 @@ pub fn accept(
     skills: &Skills<'_>,
     limits: Limits,
 ) -> Result<pb::ChainSpec, Vec<Violation>> {
-    let accept = Accept {
+    Accept {
         steps,
         path,
         arguments,
-        skills,
+        skills: Some(skills),
         limits,
         found: RefCell::default(),
-    };
-    accept.chain()
+    }
+    .chain()
+}
+
+/// Checks the steps of a workflow as it is put down: everything that [`accept`]
+/// checks, but not whether its skills exist and take what they are given, for
+/// they may come later and change.
+pub fn check(
+    steps: &[pb::ChainStep],
+    path: &str,
+    declared: &[pb::Argument],
+    limits: Limits,
+) -> Result<(), Vec<Violation>> {
+    // Any value will do, so long as a prompt that is nothing else is not blank.
+    let arguments = declared
+        .iter()
+        .map(|argument| (argument.name.clone(), "x".to_owned()))
+        .collect();
+    Accept {
+        steps,
+        path,
+        arguments: &arguments,
+        skills: None,
+        limits,
+        found: RefCell::default(),
+    }
+    .chain()
+    .map(|_| ())
 }
 
 struct Accept<'a> {
     steps: &'a [pb::ChainStep],
     path: &'a str,
     arguments: &'a Arguments,
-    skills: &'a Skills<'a>,
+    /// `None`: not looked up.
+    skills: Option<&'a Skills<'a>>,
     limits: Limits,
     found: RefCell<Vec<Violation>>,
 }
@@ -210,20 +237,30 @@ impl Accept<'_> {
     }
 
     fn skill(&self, call: &pb::SkillCall, index: usize, at: &str, room: usize) -> Option<Expanded> {
-        let Some(skill) = (self.skills)(&call.name) else {
-            self.fail(
-                format!("{at}.name"),
-                format!("there is no skill \"{}\"", quote(&call.name)),
-            );
-            return None;
-        };
         let given = format!("{at}.arguments");
-        if let Err(found) = bind(&skill.arguments, &call.arguments, &given) {
-            for violation in found {
-                self.fail(violation.field, violation.message);
+        let skill = match self.skills.map(|find| find(&call.name)) {
+            Some(None) => {
+                self.fail(
+                    format!("{at}.name"),
+                    format!("there is no skill \"{}\"", quote(&call.name)),
+                );
+                return None;
             }
-            return None;
-        }
+            Some(Some(skill)) => {
+                if let Err(found) = bind(&skill.arguments, &call.arguments, &given) {
+                    for violation in found {
+                        self.fail(violation.field, violation.message);
+                    }
+                    return None;
+                }
+                Some(skill)
+            }
+            None if call.name.is_empty() => {
+                self.fail(format!("{at}.name"), "is required");
+                return None;
+            }
+            None => None,
+        };
         let mut values = BTreeMap::new();
         for (name, template) in &call.arguments {
             let field = key(&given, name);
@@ -232,6 +269,9 @@ impl Accept<'_> {
                 self.template(template, index, false, &field, room)?,
             );
         }
+        let Some(skill) = skill else {
+            return Some(Expanded::default());
+        };
         let declared = |name: &str| skill.arguments.iter().find(|a| a.name == name);
         let prompt = Expanded::new(&skill.prompt, self.limit(room), |reference| {
             let Reference::Argument(name) = reference else {

@@ -16,7 +16,7 @@ pub mod template;
 mod variables;
 mod walk;
 
-pub use accept::{Limits, Skills, accept};
+pub use accept::{Limits, Skills, accept, check};
 pub use arguments::{Arguments, bind};
 pub use next::{Ending, Next, Outcome, Standing, StepEnd, next, result, standing};
 pub use progress::Progress;
