@@ -8,6 +8,7 @@ mod admission;
 mod attach;
 mod attempt;
 mod builder;
+mod catalog;
 mod context;
 mod drain;
 mod fan_out;
