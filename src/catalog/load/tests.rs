@@ -102,3 +102,29 @@ fn the_earlier_folder_goes_first_and_built_ins_come_last() {
     assert_eq!(fixed.skills["code-review"].prompt, "Do it.");
     assert_eq!(fixed.skills["write-tests"].source(), CatalogSource::Builtin);
 }
+
+#[test]
+fn the_examples_of_the_guide_work() {
+    let guide = include_str!("../../../docs/skills-and-workflows.md");
+    let fenced = |language: &str| {
+        let (_, rest) = guide
+            .split_once(&format!("```{language}\n"))
+            .expect("a fence");
+        rest.split_once("```\n").expect("its end").0.to_owned()
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path();
+    write(root, "one/code-style/SKILL.md", &fenced("markdown"));
+    write(root, "one/style_and_fix.workflow.yaml", &fenced("yaml"));
+    write(root, "two/code-style.json", &fenced("json"));
+
+    for (folder, skills, workflows) in [("one", 1, 1), ("two", 1, 0)] {
+        let (fixed, warnings) = load(&[root.join(folder)]);
+        assert_eq!(warnings, []);
+        assert_eq!(
+            (fixed.skills.len(), fixed.workflows.len()),
+            (skills, workflows)
+        );
+        assert!(fixed.skills["code-style"].arguments[0].required);
+    }
+}
