@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, info_span, warn};
 
-use super::admission;
 use super::inner::Inner;
 use super::log::Log;
 use super::outcome::{self, Ended, Stop};
 use super::process::Bench;
 use super::requirement::{Requirement, requirement};
 use super::slot::Slot;
+use super::{admission, chains};
 use crate::agent::{AgentError, Observation};
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
@@ -43,6 +43,7 @@ pub(super) async fn run(
     let span =
         info_span!("attempt", task_id = %task.id, attempt = task.attempt, slot_id = %slot.id);
     async move {
+        chains::step_started(inner, &task).await;
         let mut attempt = Attempt::new(inner, slot, &task, &spec);
         let ended = attempt.drive(bench).await;
         let Attempt {
@@ -85,7 +86,12 @@ async fn make_ready(inner: &Inner, bench: &mut Bench, spent: bool) -> After {
 /// while the store does not answer it is tried again, until the pool stops.
 async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: ProcessOrigin) {
     let rest = log.finish(inner).await;
-    let event = outcome::event(task, ended, origin, inner.now());
+    let mut event = outcome::event(task, ended, origin, inner.now());
+    if let TaskEvent::Finish(outcome) = &event
+        && let Some(again) = chains::retry(inner, task, outcome).await
+    {
+        event = again;
+    }
     let mut current = task.clone();
     let mut wait = Duration::from_millis(50);
     loop {

@@ -163,6 +163,7 @@ fn failed(error: impl std::fmt::Display) -> BuildError {
 /// callers time to come back.
 async fn recover(inner: &Inner) -> Result<(), Error> {
     let grace = inner.options.restart_grace;
+    let mut chains = Vec::new();
     for states in [vec![State::Running, State::Cancelling], vec![State::Queued]] {
         let mut query = Query {
             filter: Filter {
@@ -180,6 +181,9 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
             query.before = Some(last.task.id);
             for record in page {
                 let task = record.task;
+                if task.is_chain() && task.state == State::Cancelling {
+                    chains.push(task.id);
+                }
                 let waits_for_nobody = !task.attached || task.abandon_time.is_some();
                 if task.state == State::Queued && waits_for_nobody {
                     continue;
@@ -191,7 +195,7 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
             }
         }
     }
-    Ok(())
+    super::chains::recover(inner, &chains).await
 }
 
 fn start(inner: &Arc<Inner>) {

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::apply_chain::{ChainEvent, apply_chain};
 use super::{Change, Lease, Recovery, Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
@@ -130,6 +131,17 @@ pub fn submit(task: Task, spec: Arc<Spec>) -> Change {
 /// it is so already.
 pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Change>, Conflict> {
     let conflict = Conflict { state: task.state };
+    if task.is_chain() {
+        return match event {
+            TaskEvent::Cancel { by } => apply_chain(task, ChainEvent::Cancel { by }, now),
+            // Nothing runs for it: its steps are what a crash interrupts.
+            TaskEvent::Recover { .. } | TaskEvent::Abandon(_) => Ok(None),
+            TaskEvent::Claim(_)
+            | TaskEvent::Finish(_)
+            | TaskEvent::Requeue(_)
+            | TaskEvent::Expire { .. } => Err(conflict),
+        };
+    }
     match event {
         TaskEvent::Claim(claim) => match task.state {
             State::Queued => Ok(Some(begin(task, claim, now))),
@@ -167,15 +179,7 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
                 ProcessOrigin::Unspecified,
                 now,
             ))),
-            State::Running => {
-                let mut change = Change::of(task);
-                change.task.state = State::Cancelling;
-                change.task.abandon_time = None;
-                change
-                    .events
-                    .push(Kind::Cancelling(pb::Cancelling { by: by.to_owned() }));
-                Ok(Some(change))
-            }
+            State::Running => Ok(Some(cancelling(task, by))),
             State::Cancelling | State::Cancelled => Ok(None),
             State::Succeeded | State::Failed | State::Skipped => Err(conflict),
         },
@@ -199,6 +203,16 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
         },
         TaskEvent::Recover { grace } => Ok(recover(task, grace, now)),
     }
+}
+
+/// A cancel that waits for something to end.
+pub(super) fn cancelling(task: &Task, by: &str) -> Change {
+    let mut change = Change::of(task);
+    change.task.state = State::Cancelling;
+    change.task.abandon_time = None;
+    let by = by.to_owned();
+    change.events.push(Kind::Cancelling(pb::Cancelling { by }));
+    change
 }
 
 fn begin(task: &Task, claim: Claim, now: Timestamp) -> Change {
