@@ -78,8 +78,8 @@ impl Failure {
             return if is_transport(status) {
                 Self::unreachable(server)
             } else {
-                let code = status.code();
-                Self::refused(format!("refused ({code:?}): {}", status.message()))
+                let code = code_name(status.code());
+                Self::refused(format!("refused ({code}): {}", status.message()))
             };
         };
         let mut text = format!("refused ({}): {}", info.reason, status.message());
@@ -98,7 +98,7 @@ impl Failure {
         }
         let mut failure = Self::refused(text);
         failure.machine = Some(json!({
-            "code": format!("{:?}", status.code()),
+            "code": code_name(status.code()),
             "reason": info.reason,
             "message": status.message(),
             "metadata": info.metadata,
@@ -109,6 +109,18 @@ impl Failure {
         }));
         failure
     }
+}
+
+/// The code's name on the wire, for instance `INVALID_ARGUMENT`.
+fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for c in format!("{code:?}").chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
 }
 
 /// Whether the connection failed, rather than the call. Every refusal of the

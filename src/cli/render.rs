@@ -121,6 +121,8 @@ pub(super) fn summary(end: pb::TaskState, result: &pb::TaskResult, task_id: &str
 pub(super) struct Live {
     text: bool,
     line_open: bool,
+    // Of what the open line holds.
+    dim: bool,
 }
 
 impl Live {
@@ -130,6 +132,7 @@ impl Live {
         Self {
             text,
             line_open: false,
+            dim: false,
         }
     }
 
@@ -164,6 +167,9 @@ impl Live {
     fn piece(&mut self, piece: &str, dim: bool) {
         if !self.text || piece.is_empty() {
             return;
+        }
+        if dim != std::mem::replace(&mut self.dim, dim) {
+            self.close();
         }
         if dim {
             text(&format!("{DIM}{piece}{DIM:#}"));
