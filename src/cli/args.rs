@@ -63,11 +63,12 @@ pub(super) struct Remote {
         long,
         value_name = "ADDR",
         env = "CLAUDEPOOL_SERVER",
-        default_value = "http://127.0.0.1:50051"
+        default_value = "http://127.0.0.1:50051",
+        global = true
     )]
     pub(super) server: String,
     /// Print JSON, one object per line.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(super) json: bool,
 }
 
