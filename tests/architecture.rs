@@ -14,18 +14,28 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("money", &[]),
     ("clock", &[]),
     ("pb", &[]),
+    // An error holds what a store said and the state that is in the way.
     ("error", &["store", "task", "pb"]),
     ("event", &["pb"]),
     ("budget", &[]),
-    ("task", &["budget", "pb", "agent"]),
-    ("store", &["task", "budget", "pb", "agent"]),
+    ("task", &["budget", "pb"]),
+    ("store", &["task", "budget", "pb"]),
     ("stream", &["store", "task", "pb"]),
     ("agent", &["pb"]),
+    ("workspace", &["pb"]),
     (
         "pool",
-        &["agent", "store", "stream", "task", "budget", "pb"],
+        &[
+            "agent",
+            "store",
+            "stream",
+            "task",
+            "budget",
+            "workspace",
+            "pb",
+        ],
     ),
-    ("rpc", &["pool", "store", "stream", "task", "pb", "agent"]),
+    ("rpc", &["pool", "task", "pb"]),
     ("config", &["agent", "pool"]),
     ("demo", &[]),
     (
@@ -33,6 +43,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["pb", "config", "agent", "pool", "rpc", "store", "demo"],
     ),
 ];
+/// The pool's methods take and give some of the store's values.
+const EXCEPT: &[(&str, &str)] = &[("src/rpc/convert.rs", "store")];
 const FOR_ALL: &[&str] = &["id", "money", "clock", "error", "event"];
 
 /// Client commands know the wire contract and nothing of the server.
@@ -50,11 +62,13 @@ const PURE: &[&str] = &[
 
 /// Lines of a file without its tests.
 const LINES_MAX: usize = 400;
-/// A table or a set of statements may be longer.
+/// A table, a set of statements or a method per call may be longer.
 const LONG: &[(&str, usize)] = &[
     ("src/rpc/convert.rs", 700),
-    ("src/store/sqlite.rs", 700),
-    ("src/store/memory.rs", 700),
+    ("src/pool/mod.rs", 600),
+    ("src/pool/slot.rs", 450),
+    ("src/store/sqlite/read.rs", 700),
+    ("src/store/sqlite/write.rs", 700),
 ];
 
 fn root() -> PathBuf {
@@ -135,6 +149,7 @@ fn modules_import_only_what_is_below_them() {
             let known = MAY_IMPORT.iter().any(|(known, _)| *known == import);
             let allowed = import == module
                 || may.contains(&import.as_str())
+                || EXCEPT.contains(&(name.as_str(), import.as_str()))
                 || FOR_ALL.contains(&import.as_str());
             if known && !allowed {
                 wrong.push(format!("{name} imports {import}"));

@@ -322,6 +322,54 @@ fn what_was_done_is_there_after_a_restart() {
 }
 
 #[test]
+fn a_run_goes_on_over_a_server_that_is_killed_and_started_again() {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let listen = port.to_string();
+    let mut server = Server::start_with(&["--listen", &listen]);
+    let mut child = program(server.home.path())
+        .args(["run", "--json", "::slow 30 50", "--server", &server.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    lines
+        .by_ref()
+        .find(|line| line.contains("textDelta"))
+        .unwrap();
+    let db = server
+        .home
+        .path()
+        .join(".local/share/claudepool/claudepool.db");
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+
+    let store = format!("sqlite:{}", db.display());
+    let _again = Server::start_with(&["--listen", &listen, "--store", &store]);
+
+    let rest: Vec<String> = lines.collect();
+    assert!(
+        rest.last().unwrap().contains("TASK_STATE_SUCCEEDED"),
+        "{rest:?}"
+    );
+    let sequence = |line: &String| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        event["sequence"].as_str().unwrap().parse::<u64>().unwrap()
+    };
+    let sequences: Vec<u64> = rest.iter().map(sequence).collect();
+    assert!(
+        sequences.windows(2).all(|two| two[1] == two[0] + 1),
+        "{sequences:?}"
+    );
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn sigterm_drains_and_exits_0() {
     let server = Server::start();
 
