@@ -4,12 +4,12 @@
 pub mod agent;
 #[cfg(feature = "server")]
 pub mod budget;
-#[cfg(feature = "cli")]
-pub mod cli;
 #[cfg(feature = "server")]
 pub mod catalog;
 #[cfg(feature = "server")]
 pub mod chain;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "server")]
 pub mod clock;
 #[cfg(feature = "server")]
