@@ -15,7 +15,7 @@ use super::outcome::{self, Ended, Stop};
 use super::process::Bench;
 use super::requirement::{Requirement, requirement};
 use super::slot::Slot;
-use super::{admission, chains};
+use super::{admission, chain_steps};
 use crate::agent::{AgentError, Observation};
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
@@ -43,7 +43,7 @@ pub(super) async fn run(
     let span =
         info_span!("attempt", task_id = %task.id, attempt = task.attempt, slot_id = %slot.id);
     async move {
-        chains::step_started(inner, &task).await;
+        chain_steps::step_started(inner, &task).await;
         let mut attempt = Attempt::new(inner, slot, &task, &spec);
         let ended = attempt.drive(bench).await;
         let Attempt {
@@ -88,7 +88,7 @@ async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: Pr
     let rest = log.finish(inner).await;
     let mut event = outcome::event(task, ended, origin, inner.now());
     if let TaskEvent::Finish(outcome) = &event
-        && let Some(again) = chains::retry(inner, task, outcome).await
+        && let Some(again) = chain_steps::retry(inner, task, outcome).await
     {
         event = again;
     }

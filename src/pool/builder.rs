@@ -195,7 +195,7 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
             }
         }
     }
-    super::chains::recover(inner, &chains).await
+    super::chain_steps::recover(inner, &chains).await
 }
 
 fn start(inner: &Arc<Inner>) {

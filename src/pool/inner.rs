@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use super::chains;
+use super::chain_steps;
 use super::options::Options;
 use super::process::Held;
 use super::requirement;
@@ -118,7 +118,7 @@ impl Inner {
     ) -> Result<Vec<Committed>, StoreError> {
         // What the end of a chain's step brings with it belongs to it.
         for i in 0..changes.len() {
-            let followed = chains::follow(self, &changes[i]).await?;
+            let followed = chain_steps::follow(self, &changes[i]).await?;
             changes.extend(followed);
         }
         let told = changes

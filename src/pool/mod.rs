@@ -9,6 +9,7 @@ mod attach;
 mod attempt;
 mod builder;
 mod catalog;
+mod chain_steps;
 mod chain_watch;
 mod chains;
 mod context;
@@ -398,7 +399,7 @@ impl Pool {
         let event = || TaskEvent::Cancel { by: "caller" };
         let count = self.inner.change_all(&own, event).await?;
         for chain in own.iter().filter(|task| task.is_chain()) {
-            chains::cancel_steps(&self.inner, chain.id, true).await?;
+            chain_steps::cancel_steps(&self.inner, chain.id, true).await?;
         }
         Ok(Cancelled { task: None, count })
     }
@@ -479,7 +480,7 @@ impl Pool {
             return Err(Error::TaskNotFinished(chain.task.state));
         }
         if task.is_chain() {
-            chains::delete_steps(&self.inner, id).await?;
+            chain_steps::delete_steps(&self.inner, id).await?;
         }
         match self.inner.store.delete(id, task.version).await {
             // An ended task changes no more: it was deleted meanwhile.

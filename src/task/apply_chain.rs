@@ -26,7 +26,7 @@ pub enum ChainEvent {
         /// The steps that ended.
         steps: Vec<pb::StepResult>,
         /// How the chain ended, and what it gives.
-        end: Option<(State, pb::TaskResult)>,
+        end: Option<(State, Box<pb::TaskResult>)>,
     },
     /// Somebody wants it to end; it does when its current step has ended.
     Cancel {
@@ -80,10 +80,10 @@ pub fn apply_chain(
                 change.task.end_time = Some(now);
                 change.events.push(Kind::Finished(pb::Finished {
                     state: state.to_proto() as i32,
-                    result: Some(result.clone()),
+                    result: Some(pb::TaskResult::clone(&result)),
                     process_origin: pb::ProcessOrigin::Unspecified as i32,
                 }));
-                change.result = Some(Arc::new(result));
+                change.result = Some(Arc::from(result));
             }
             Ok(Some(change))
         }

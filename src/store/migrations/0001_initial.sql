@@ -39,7 +39,7 @@ CREATE TABLE tasks (
 
 -- The ready queue in the order of claims. 1 is QUEUED; rank 255 is a chain,
 -- which is never claimed.
-CREATE INDEX tasks_ready ON tasks (rank, ready_time, id) WHERE state = 1 AND rank < 255;
+CREATE INDEX tasks_ready ON tasks (rank, ready_time, id) WHERE state = 1 AND rank <> 255;
 CREATE INDEX tasks_due ON tasks (due_time, id) WHERE due_time IS NOT NULL;
 CREATE INDEX tasks_group ON tasks (group_id, place, id) WHERE group_id IS NOT NULL;
 CREATE INDEX tasks_parent ON tasks (parent_id, id) WHERE parent_id IS NOT NULL;

@@ -453,7 +453,7 @@ impl Transaction<'_> {
     /// Offers the ready tasks of one rank in their order.
     fn choose(&self, choice: &mut Choice<'_>, rank: u8, now: Timestamp) -> Result<(), StoreError> {
         let mut ready = self.conn.prepare_cached(&format!(
-            "{SELECT_TASK} INDEXED BY tasks_ready WHERE state = 1 AND rank < 255 AND rank = ? AND ready_time <= ?
+            "{SELECT_TASK} INDEXED BY tasks_ready WHERE state = 1 AND rank <> 255 AND rank = ? AND ready_time <= ?
              ORDER BY ready_time, id"
         ))?;
         let mut rows = ready.query(params![rank, now.0])?;
@@ -471,7 +471,7 @@ impl Transaction<'_> {
         Ok(self
             .conn
             .prepare_cached(
-                "SELECT min(rank) FROM tasks INDEXED BY tasks_ready WHERE state = 1 AND rank < 255 AND rank >= ?",
+                "SELECT min(rank) FROM tasks INDEXED BY tasks_ready WHERE state = 1 AND rank <> 255 AND rank >= ?",
             )?
             .query_row([rank], |row| row.get(0))?)
     }
@@ -484,7 +484,7 @@ impl Transaction<'_> {
                 .conn
                 .prepare_cached(
                     "SELECT min(ready_time) FROM tasks INDEXED BY tasks_ready
-                     WHERE state = 1 AND rank < 255 AND rank = ? AND ready_time > ?",
+                     WHERE state = 1 AND rank <> 255 AND rank = ? AND ready_time > ?",
                 )?
                 .query_row(params![r, now.0], |row| row.get(0))?;
             next = match (next, time) {
