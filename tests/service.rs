@@ -8,8 +8,12 @@ mod support;
 mod attached;
 #[path = "service/catalog.rs"]
 mod catalog;
+#[path = "service/chains.rs"]
+mod chains;
 #[path = "service/drain.rs"]
 mod drain;
+#[path = "service/isolation.rs"]
+mod isolation;
 #[path = "service/operator.rs"]
 mod operator;
 #[path = "service/streams.rs"]

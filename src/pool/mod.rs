@@ -16,6 +16,7 @@ mod context;
 mod drain;
 mod fan_out;
 mod inner;
+mod isolation;
 mod log;
 mod operate;
 mod options;

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::admission::{self, Admitted};
 use super::inner::Inner;
+use super::isolation;
 use super::scheduler;
 use super::slot::Slot;
 use crate::clock::Timestamp;
@@ -105,7 +106,8 @@ async fn admit(
         };
         match admission::admit(&spec, &path, &inner.options) {
             Ok(admitted) => {
-                inner.roots.admit(&spec.working_dir, &path).await?;
+                let dir = inner.roots.admit(&spec.working_dir, &path).await?;
+                isolation::admit(inner, &spec, &dir, &path).await?;
                 new.push((spec, admitted));
             }
             // Every wrong field of the call is told at once, up to a sane many.
