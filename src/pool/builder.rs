@@ -156,7 +156,8 @@ impl Builder {
             stop: CancellationToken::new(),
             tracker: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
-            drained: Default::default(),
+            drain_begun: AtomicBool::new(false),
+            drained: watch::channel(None).0,
             options: self.options,
         });
         isolation::recover(&inner).await;

@@ -88,7 +88,9 @@ pub(super) struct Inner {
     /// Owns every task of the pool.
     pub tracker: TaskTracker,
     pub runtime: tokio::runtime::Handle,
-    pub drained: tokio::sync::OnceCell<super::Drained>,
+    /// Whether a drain has begun, and what it did.
+    pub drain_begun: AtomicBool,
+    pub drained: watch::Sender<Option<super::Drained>>,
 }
 
 impl Inner {
