@@ -4,6 +4,16 @@
 
 mod support;
 
+/// The agent without processes, or the one that `CLAUDEPOOL_TEST_AGENT` names:
+/// `fake`.
+fn agent() -> support::Kind {
+    match std::env::var("CLAUDEPOOL_TEST_AGENT").as_deref() {
+        Ok("fake") => support::Kind::Fake,
+        Ok(other) => panic!("CLAUDEPOOL_TEST_AGENT names no agent: {other}"),
+        Err(_) => support::Kind::Scripted,
+    }
+}
+
 #[path = "service/attached.rs"]
 mod attached;
 #[path = "service/drain.rs"]

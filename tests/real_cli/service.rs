@@ -1,0 +1,12 @@
+//! The service's tests, the very same source, on the real CLI.
+
+#[path = "../service/attached.rs"]
+mod attached;
+#[path = "../service/drain.rs"]
+mod drain;
+#[path = "../service/operator.rs"]
+mod operator;
+#[path = "../service/streams.rs"]
+mod streams;
+#[path = "../service/tasks.rs"]
+mod tasks;
