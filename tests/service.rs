@@ -18,8 +18,12 @@ fn agent() -> support::Kind {
 mod attached;
 #[path = "service/drain.rs"]
 mod drain;
+#[path = "service/kills.rs"]
+mod kills;
 #[path = "service/operator.rs"]
 mod operator;
+#[path = "service/promises.rs"]
+mod promises;
 #[path = "service/streams.rs"]
 mod streams;
 #[path = "service/tasks.rs"]

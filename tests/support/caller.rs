@@ -60,6 +60,11 @@ impl Caller {
         }
     }
 
+    /// Another one, over its own connection.
+    pub fn elsewhere(&self, channel: Channel) -> Self {
+        Self::over(channel, self.grammar)
+    }
+
     /// A task that answers `text`.
     pub fn say(&self, text: &str) -> pb::TaskSpec {
         prompt(match self.grammar {
@@ -82,6 +87,24 @@ impl Caller {
         prompt(match self.grammar {
             Grammar::Lines => format!("wait {ms}\nsay {text}"),
             Grammar::Directives => format!("::bash sleep {}\n::echo {text}", wait.as_secs_f64()),
+        })
+    }
+
+    /// A task that says `text` and costs something.
+    pub fn paid(&self, text: &str) -> pb::TaskSpec {
+        prompt(match self.grammar {
+            Grammar::Lines => format!("cost 1234\nsay {text}"),
+            Grammar::Directives => format!("::tokens 3000 200\n::echo {text}"),
+        })
+    }
+
+    /// A task with a long answer that comes slowly, in many pieces.
+    pub fn long(&self) -> pb::TaskSpec {
+        prompt(match self.grammar {
+            Grammar::Lines => (0..60)
+                .map(|i| format!("say {i} {}\nwait 25\n", "words ".repeat(500)))
+                .collect(),
+            Grammar::Directives => "::slow 60 25\n::text 200000\n::slow 20 25".to_owned(),
         })
     }
 
@@ -118,6 +141,22 @@ impl Caller {
         let answer = self.work.get_result(request).await.unwrap().into_inner();
         assert!(answer.result.is_some(), "ends in time: {:?}", answer.task);
         answer
+    }
+
+    /// Cancels a task.
+    pub async fn cancel(&mut self, task_id: &str) {
+        let target = pb::cancel_request::Target::TaskId(task_id.to_owned());
+        let request = pb::CancelRequest {
+            target: Some(target),
+        };
+        self.work.cancel(request).await.unwrap();
+    }
+
+    /// The pool as it is now.
+    pub async fn status(&mut self) -> pb::PoolStatus {
+        let request = pb::GetStatusRequest::default();
+        let answer = self.work.get_status(request).await.unwrap();
+        answer.into_inner().status.unwrap()
     }
 
     /// A task as it is now.
@@ -180,6 +219,14 @@ pub async fn events(mut log: Streaming<pb::WatchTaskResponse>) -> Vec<pb::Event>
         events.push(event);
     }
     events
+}
+
+/// What ends a log.
+pub fn finished(log: &[pb::Event]) -> &pb::Finished {
+    match log.last().and_then(|event| event.kind.as_ref()) {
+        Some(pb::event::Kind::Finished(finished)) => finished,
+        other => panic!("the end comes last, not {other:?}"),
+    }
 }
 
 /// Asserts a refusal by code and reason.
