@@ -16,6 +16,8 @@ fn agent() -> support::Kind {
 
 #[path = "service/attached.rs"]
 mod attached;
+#[path = "service/catalog.rs"]
+mod catalog;
 #[path = "service/drain.rs"]
 mod drain;
 #[path = "service/kills.rs"]

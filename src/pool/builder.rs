@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::inner::Inner;
 use super::shelf::Shelf;
 use super::workspace::Roots;
-use super::{Options, Pool, admission, requirement, scheduler, upkeep};
+use super::{Options, Pool, admission, catalog, requirement, scheduler, upkeep};
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -106,6 +106,9 @@ impl Builder {
         let totals = store.totals().await.map_err(failed)?;
         let queued = totals.tasks.get(&State::Queued).copied().unwrap_or(0);
 
+        let catalog = catalog::fixed(&self.options.catalog_dirs)
+            .await
+            .map_err(failed)?;
         let default_settings = admission::pool_settings(&self.options.settings);
         let inner = Arc::new(Inner {
             store,
@@ -120,6 +123,7 @@ impl Builder {
             shelf: Shelf::default(),
             default_profile: requirement::profile(&default_settings),
             default_settings,
+            catalog,
             context: watch::channel(Arc::new(context)).0,
             context_change: Default::default(),
             wake: Notify::new(),

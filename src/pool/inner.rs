@@ -17,6 +17,7 @@ use super::shelf::Shelf;
 use super::slot::Slots;
 use super::workspace::Roots;
 use crate::agent::{Agent, Placement, Probe, Profile};
+use crate::catalog::Fixed;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Missing};
 use crate::id::{NodeId, TaskId};
@@ -43,6 +44,8 @@ pub(super) struct Inner {
     pub shelf: Shelf,
     pub default_settings: RunSettings,
     pub default_profile: Profile,
+    /// Skills and workflows of folders and of the program.
+    pub catalog: Fixed,
     /// The shared context now; wakes when it changes.
     pub context: watch::Sender<Arc<Context>>,
     /// Serialises changes of the context on this node.

@@ -8,6 +8,7 @@ mod admission;
 mod attach;
 mod attempt;
 mod builder;
+mod catalog;
 mod context;
 mod drain;
 mod fan_out;
@@ -332,7 +333,7 @@ impl Pool {
         let start = usize::try_from(offset).map_err(|_| outside())?;
         if !result.output_truncated {
             let rest = result.output.get(start..).ok_or_else(outside)?;
-            return Ok(rest[..rest.floor_char_boundary(OUTPUT_PIECE)].to_owned());
+            return Ok(rest[..log::floor(rest, OUTPUT_PIECE)].to_owned());
         }
         if i64::try_from(offset).is_ok_and(|offset| offset == result.output_bytes) {
             return Ok(String::new());

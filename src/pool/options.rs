@@ -74,6 +74,9 @@ pub struct Options {
     pub queue_max: u64,
     /// Most streams at a time. Default 10,000.
     pub watchers_max: usize,
+    /// Folders with skills and workflows, read at the start; of two of one name
+    /// the one in the earlier folder holds. Default: none.
+    pub catalog_dirs: Vec<PathBuf>,
     /// Settings under every task's own.
     pub settings: DefaultSettings,
     /// The ceiling for every request.
@@ -179,6 +182,7 @@ impl Default for Options {
             process_idle_max: Duration::from_secs(30 * 60),
             queue_max: 100_000,
             watchers_max: 10_000,
+            catalog_dirs: Vec::new(),
             settings: DefaultSettings::default(),
             policy: Policy::default(),
         }

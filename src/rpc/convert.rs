@@ -134,6 +134,11 @@ pub fn required(field: &str, text: String) -> Result<String, Error> {
     Ok(text)
 }
 
+/// A message that must not be left out.
+pub fn present<T>(field: &str, message: Option<T>) -> Result<T, Error> {
+    message.ok_or_else(|| Error::invalid(field, "is required"))
+}
+
 /// A required task id.
 pub fn task_id(text: &str) -> Result<TaskId, Error> {
     id("task_id", text).map_err(one)

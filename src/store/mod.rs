@@ -5,6 +5,7 @@
 //! argument. Nothing is acknowledged before it is committed, and everything in
 //! memory can be rebuilt from here.
 
+mod catalog;
 mod choice;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -28,6 +29,8 @@ use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::task::{Change, Record, Spec, State, Task};
+
+pub use catalog::{CatalogEntry, CatalogKind};
 
 /// What is committed in one transaction: all of it or nothing.
 #[derive(Clone, Debug, Default)]
@@ -394,6 +397,34 @@ pub trait Store: Send + Sync + 'static {
         value: Option<&str>,
         now: Timestamp,
     ) -> Result<u64, StoreError>;
+
+    /// A stored skill or workflow.
+    async fn catalog_entry(
+        &self,
+        kind: CatalogKind,
+        name: &str,
+    ) -> Result<Option<CatalogEntry>, StoreError>;
+
+    /// Stored skills or workflows whose names come after `after`, by name, up to
+    /// about `bytes_max` bytes but at least one if there is any.
+    async fn catalog(
+        &self,
+        kind: CatalogKind,
+        after: &str,
+        bytes_max: usize,
+    ) -> Result<Vec<CatalogEntry>, StoreError>;
+
+    /// Makes or replaces a skill or workflow; false, and nothing is changed, if
+    /// it is a new one and there are `most` of the kind already.
+    async fn put_catalog(
+        &self,
+        kind: CatalogKind,
+        entry: CatalogEntry,
+        most: usize,
+    ) -> Result<bool, StoreError>;
+
+    /// Deletes a stored skill or workflow; whether it was there.
+    async fn delete_catalog(&self, kind: CatalogKind, name: &str) -> Result<bool, StoreError>;
 
     /// Finishes what is under way and closes. Later calls are `Unavailable`.
     async fn close(&self);

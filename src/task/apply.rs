@@ -24,6 +24,10 @@ use crate::pb::{self, FailureReason, ProcessOrigin, RequeueReason};
 pub const CRASHES_MAX: u32 = 3;
 
 /// What happens to a task.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time, for as long as a decision takes"
+)]
 #[derive(Clone, Debug)]
 pub enum TaskEvent {
     /// A slot takes it.

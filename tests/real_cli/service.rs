@@ -2,6 +2,8 @@
 
 #[path = "../service/attached.rs"]
 mod attached;
+#[path = "../service/catalog.rs"]
+mod catalog;
 #[path = "../service/drain.rs"]
 mod drain;
 #[path = "../service/kills.rs"]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use claudepool::pb;
+use claudepool::pb::catalog_service_client::CatalogServiceClient;
 use claudepool::pb::context_service_client::ContextServiceClient;
 use claudepool::pb::operator_service_client::OperatorServiceClient;
 use claudepool::pb::pool_service_client::PoolServiceClient;
@@ -35,6 +36,7 @@ pub async fn connect(addr: SocketAddr) -> Channel {
 pub struct Caller {
     pub work: PoolServiceClient<Channel>,
     pub operator: OperatorServiceClient<Channel>,
+    pub catalog: CatalogServiceClient<Channel>,
     pub context: ContextServiceClient<Channel>,
     pub health: HealthClient<Channel>,
     grammar: Grammar,
@@ -54,6 +56,7 @@ impl Caller {
         Self {
             work: PoolServiceClient::new(channel.clone()),
             operator: OperatorServiceClient::new(channel.clone()),
+            catalog: CatalogServiceClient::new(channel.clone()),
             context: ContextServiceClient::new(channel.clone()),
             health: HealthClient::new(channel),
             grammar,

@@ -2,7 +2,7 @@
 //!
 //! The same tests run on every kind of agent: what a task is to do is said by
 //! [`Caller::say`] and its like, which speak the agent's own grammar. A target
-//! that includes this says by `AGENT` in its root which kind it tests.
+//! that includes this says by `agent()` in its root which kind it tests.
 
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 

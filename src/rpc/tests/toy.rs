@@ -1,6 +1,11 @@
 //! Two methods of the contract without a pool behind them: what they do is said
 //! by the prompt.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads its few messages to the end"
+)]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;

@@ -14,7 +14,10 @@ use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::pb;
 use crate::pb::event::Kind;
 use crate::store::choice::Choice;
-use crate::store::{Batch, Committed, Context, LogEntry, Parts, Query, Request, StoreError};
+use crate::store::{
+    Batch, CatalogEntry, CatalogKind, Committed, Context, LogEntry, Parts, Query, Request,
+    StoreError,
+};
 use crate::task::{Change, Record, Spec, State, Task};
 
 /// A task with all that belongs to it.
@@ -50,6 +53,7 @@ pub(super) struct Inner {
     /// Sums of a ledger whose entries nobody could read here.
     pub funds: Funds,
     pub context: Context,
+    pub catalog: BTreeMap<(CatalogKind, String), CatalogEntry>,
 }
 
 impl Kept {

@@ -132,3 +132,13 @@ CREATE TABLE context_revision (
     revision INTEGER NOT NULL
 ) STRICT;
 INSERT INTO context_revision VALUES (1, 0);
+
+-- Stored skills (kind 1) and workflows (kind 2): encoded claudepool.v1.Skill
+-- and claudepool.v1.Workflow.
+CREATE TABLE catalog (
+    kind        INTEGER NOT NULL,
+    name        TEXT    NOT NULL,
+    bytes       BLOB    NOT NULL,
+    update_time INTEGER NOT NULL,
+    PRIMARY KEY (kind, name)
+) STRICT;
