@@ -8,12 +8,9 @@ use prost::Message;
 use tonic::Code;
 
 use crate::support::raw::call;
-use crate::support::{Caller, Harness, connect, events, finished, next, next_event, request_id};
-
-/// Events as they are on the wire.
-fn bytes(log: &[pb::Event]) -> Vec<Vec<u8>> {
-    log.iter().map(Message::encode_to_vec).collect()
-}
+use crate::support::{
+    Caller, Harness, connect, events, finished, next, next_event, on_the_wire, request_id,
+};
 
 /// The next `count` events of a log, which is then left.
 async fn some(caller: &mut Caller, task_id: &str, after: u64, count: usize) -> Vec<pb::Event> {
@@ -68,11 +65,15 @@ async fn every_watcher_sees_the_same_bytes_whenever_it_comes_and_goes() {
         .collect();
     assert_eq!(finished(&afterwards).state(), TaskState::Succeeded);
     assert!(text.len() > 100_000, "{} bytes", text.len());
-    let whole = bytes(&afterwards);
-    assert_eq!(bytes(&attached), whole, "who runs it");
-    assert_eq!(bytes(&from_start.await.unwrap()), whole, "from the start");
-    assert_eq!(bytes(&restless), whole, "who drops and resumes");
-    assert_eq!(bytes(&late.await.unwrap()), whole, "who comes late");
+    let whole = on_the_wire(&afterwards);
+    assert_eq!(on_the_wire(&attached), whole, "who runs it");
+    assert_eq!(
+        on_the_wire(&from_start.await.unwrap()),
+        whole,
+        "from the start"
+    );
+    assert_eq!(on_the_wire(&restless), whole, "who drops and resumes");
+    assert_eq!(on_the_wire(&late.await.unwrap()), whole, "who comes late");
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The kinds of agents that a server is tested with.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use claudepool::agent::claude::{Claude, ClaudeOptions};
 use claudepool::agent::scripted::Scripted;
@@ -14,6 +16,9 @@ use super::Grammar;
 /// 200 MB.
 const REAL_MAX: usize = 2;
 static REAL: Semaphore = Semaphore::const_new(REAL_MAX);
+
+/// Longest wait for anything that a process is asked for.
+pub const LOADED: Duration = Duration::from_secs(30);
 
 /// A right to run one.
 pub type Place = Option<SemaphorePermit<'static>>;
@@ -30,6 +35,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The one with processes that is tested where this one is.
+    pub fn with_processes(self) -> Self {
+        match self {
+            Self::Scripted | Self::Fake => Self::Fake,
+            Self::Real => Self::Real,
+        }
+    }
+
     /// How it is told what to do.
     pub fn grammar(self) -> Grammar {
         match self {
@@ -50,54 +63,49 @@ impl Kind {
         }
     }
 
-    /// Opens it. `state_dir` is its own.
-    pub async fn open(self, state_dir: &Path) -> Opened {
+    /// Makes what it needs besides its program.
+    pub async fn surroundings(self) -> Surroundings {
+        let key = ("ANTHROPIC_API_KEY".to_owned(), "dummy".to_owned());
+        let mut around = Surroundings {
+            env: BTreeMap::from([key]),
+            standin: None,
+            place: None,
+        };
+        if self == Self::Real {
+            around.place = Some(REAL.acquire().await.unwrap());
+            let loopback = ([127, 0, 0, 1], 0).into();
+            let standin = StandIn::start_recording(loopback).await.unwrap();
+            let url = standin.base_url();
+            around.env.insert("ANTHROPIC_BASE_URL".into(), url);
+            around.standin = Some(standin);
+        }
+        around
+    }
+
+    /// Opens it for a pool. `state_dir` is its own.
+    pub fn open(self, around: &Surroundings, state_dir: &Path) -> Builder {
         let Some(program) = self.program() else {
-            return Opened {
-                builder: Pool::builder(Scripted::default()),
-                standin: None,
-                place: None,
-            };
+            return Pool::builder(Scripted::default());
         };
         let mut options = ClaudeOptions::new(state_dir);
         options.program = program;
         options.shim = vec![this_program().into(), "__slot".into()];
         options.env_allow = vec!["PATH".into()];
-        options
-            .env
-            .insert("ANTHROPIC_API_KEY".into(), "dummy".into());
-        let (mut standin, mut place) = (None, None);
-        if self == Self::Real {
-            // A loaded machine is no fault of the CLI.
-            options.reset_timeout = std::time::Duration::from_secs(20);
-            options.control_timeout = std::time::Duration::from_secs(30);
-            options.start_timeout = std::time::Duration::from_secs(60);
-            place = Some(REAL.acquire().await.unwrap());
-            let started = stand_in().await;
-            let url = started.base_url();
-            options.env.insert("ANTHROPIC_BASE_URL".into(), url);
-            standin = Some(started);
-        }
-        Opened {
-            builder: Pool::builder(Claude::open(options).unwrap()),
-            standin,
-            place,
-        }
+        options.env.clone_from(&around.env);
+        // A loaded machine is no fault of the CLI.
+        options.start_timeout = LOADED;
+        options.reset_timeout = LOADED;
+        options.control_timeout = LOADED;
+        Pool::builder(Claude::open(options).unwrap())
     }
 }
 
-/// An agent that is ready for a pool, and what lives as long as it.
-pub struct Opened {
-    pub builder: Builder,
+/// What an agent needs besides its program, and what lives as long as it.
+pub struct Surroundings {
+    /// The variables of its processes, besides PATH.
+    pub env: BTreeMap<String, String>,
     pub standin: Option<StandIn>,
     pub place: Place,
-}
-
-/// A stand-in that keeps what it received.
-pub async fn stand_in() -> StandIn {
-    StandIn::start_recording(([127, 0, 0, 1], 0).into())
-        .await
-        .unwrap()
 }
 
 /// The program under test.

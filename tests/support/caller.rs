@@ -9,6 +9,7 @@ use claudepool::pb::context_service_client::ContextServiceClient;
 use claudepool::pb::operator_service_client::OperatorServiceClient;
 use claudepool::pb::pool_service_client::PoolServiceClient;
 
+use prost::Message;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_client::HealthClient;
@@ -222,6 +223,11 @@ pub async fn events(mut log: Streaming<pb::WatchTaskResponse>) -> Vec<pb::Event>
         events.push(event);
     }
     events
+}
+
+/// Events as they are on the wire.
+pub fn on_the_wire(log: &[pb::Event]) -> Vec<Vec<u8>> {
+    log.iter().map(Message::encode_to_vec).collect()
 }
 
 /// What ends a log.

@@ -8,6 +8,7 @@
 
 mod agents;
 mod caller;
+mod program;
 #[path = "../../src/rpc/tests/raw.rs"]
 pub mod raw;
 
@@ -29,6 +30,7 @@ use tokio::task::JoinHandle;
 
 pub use self::agents::Kind;
 pub use self::caller::*;
+pub use self::program::Program;
 
 /// Longest wait for anything that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,10 +52,7 @@ impl Harness {
 
     /// The same over an agent that has processes, for what is about them.
     pub fn with_processes() -> Self {
-        Self::of(match crate::agent() {
-            Kind::Scripted | Kind::Fake => Kind::Fake,
-            Kind::Real => Kind::Real,
-        })
+        Self::of(crate::agent().with_processes())
     }
 
     /// The same over the real CLI, before a stand-in of its own.
@@ -107,7 +106,8 @@ impl Harness {
             }
             (None, Kind::Scripted | Kind::Fake) => Arc::new(Memory::new()),
         };
-        let agent = self.kind.open(&self.dir.path().join("state")).await;
+        let around = self.kind.surroundings().await;
+        let agent = self.kind.open(&around, &self.dir.path().join("state"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let server = Server::new(self.server);
@@ -118,7 +118,6 @@ impl Harness {
         }));
         let working_dir = self.options.working_dir.canonicalize().unwrap();
         let pool = agent
-            .builder
             .options(self.options)
             .store(store)
             .build()
@@ -133,9 +132,9 @@ impl Harness {
             stop: Some(stop),
             served,
             working_dir,
-            standin: agent.standin,
+            standin: around.standin,
             _dir: self.dir,
-            _place: agent.place,
+            _place: around.place,
         }
     }
 }
