@@ -16,6 +16,8 @@ fn agent() -> support::Kind {
 
 #[path = "service/attached.rs"]
 mod attached;
+#[path = "service/bad_input.rs"]
+mod bad_input;
 #[path = "service/catalog.rs"]
 mod catalog;
 #[path = "service/drain.rs"]

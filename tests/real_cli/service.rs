@@ -2,6 +2,8 @@
 
 #[path = "../service/attached.rs"]
 mod attached;
+#[path = "../service/bad_input.rs"]
+mod bad_input;
 #[path = "../service/catalog.rs"]
 mod catalog;
 #[path = "../service/drain.rs"]
