@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::support::raw::call;
 use crate::support::{
-    Caller, Harness, connect, events, finished, next, next_event, on_the_wire, request_id,
+    Caller, Harness, assert_same_bytes, connect, events, finished, next, next_event, request_id,
 };
 
 /// The next `count` events of a log, which is then left.
@@ -65,15 +65,14 @@ async fn every_watcher_sees_the_same_bytes_whenever_it_comes_and_goes() {
         .collect();
     assert_eq!(finished(&afterwards).state(), TaskState::Succeeded);
     assert!(text.len() > 100_000, "{} bytes", text.len());
-    let whole = on_the_wire(&afterwards);
-    assert_eq!(on_the_wire(&attached), whole, "who runs it");
-    assert_eq!(
-        on_the_wire(&from_start.await.unwrap()),
-        whole,
-        "from the start"
-    );
-    assert_eq!(on_the_wire(&restless), whole, "who drops and resumes");
-    assert_eq!(on_the_wire(&late.await.unwrap()), whole, "who comes late");
+    for (seen, who) in [
+        (attached, "who runs it"),
+        (from_start.await.unwrap(), "who is there from the start"),
+        (restless, "who drops and resumes"),
+        (late.await.unwrap(), "who comes late"),
+    ] {
+        assert_same_bytes(&seen, &afterwards, who);
+    }
 }
 
 #[tokio::test]

@@ -225,9 +225,15 @@ pub async fn events(mut log: Streaming<pb::WatchTaskResponse>) -> Vec<pb::Event>
     events
 }
 
-/// Events as they are on the wire.
-pub fn on_the_wire(log: &[pb::Event]) -> Vec<Vec<u8>> {
-    log.iter().map(Message::encode_to_vec).collect()
+/// Asserts that two logs are the same on the wire, byte for byte.
+#[track_caller]
+pub fn assert_same_bytes(seen: &[pb::Event], whole: &[pb::Event], who: &str) {
+    let differs = seen
+        .iter()
+        .zip(whole)
+        .position(|(seen, whole)| seen.encode_to_vec() != whole.encode_to_vec());
+    assert_eq!(differs, None, "{who}: an event differs");
+    assert_eq!(seen.len(), whole.len(), "{who}: as many events");
 }
 
 /// What ends a log.
