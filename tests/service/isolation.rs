@@ -37,7 +37,7 @@ pub fn repository() -> tempfile::TempDir {
 
 /// A server whose tasks work in `repo`, and may use Bash.
 async fn server(repo: &Path, workspaces: &Path) -> Running {
-    Harness::fake()
+    Harness::with_processes()
         .options(|o| {
             o.working_dir = repo.to_owned();
             o.workspace_dir = Some(workspaces.to_owned());
