@@ -511,4 +511,33 @@ mod tests {
             ]
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_admitted_task_exceeds_the_ceiling(
+            asked in proptest::option::of(0..40_000_000i64),
+            default in 0.0..100.0f64,
+            ceiling in 0.0..30.0f64,
+            seconds in proptest::option::of(1..200_000i64),
+            pool_seconds in 1..200_000u64,
+        ) {
+            let mut options = Options {
+                default_task_budget_usd: default,
+                run_timeout: Duration::from_secs(pool_seconds),
+                ..Options::default()
+            };
+            options.policy.task_budget_max_usd = ceiling;
+            let mut task = spec("hello");
+            task.settings = Some(RunSettings {
+                budget_microdollars: asked,
+                run_timeout: seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+                ..RunSettings::default()
+            });
+            if let Ok(admitted) = admit(&task, "task.", &options) {
+                proptest::prop_assert!(admitted.budget <= Microdollars::from_dollars(ceiling));
+                let limit = run_timeout(&admitted.effective, &options);
+                proptest::prop_assert!(limit <= options.policy.run_timeout_max);
+            }
+        }
+    }
 }
