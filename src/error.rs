@@ -82,6 +82,12 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// Isolation needs a git repository.
+    #[error("{field}: the working directory is in no git repository")]
+    NotARepository {
+        /// Path on the wire.
+        field: String,
+    },
     /// The operator's policy does not allow it.
     #[error("{field}: {message}")]
     Policy {
@@ -159,6 +165,7 @@ impl Error {
             Self::TaskFinished(_) => ErrorReason::TaskFinished,
             Self::TaskNotFinished(_) => ErrorReason::TaskNotFinished,
             Self::WorkingDir { .. } => ErrorReason::WorkingDirUnusable,
+            Self::NotARepository { .. } => ErrorReason::NotARepository,
             Self::Policy { .. } => ErrorReason::Policy,
             Self::BudgetExhausted => ErrorReason::BudgetExhausted,
             Self::QueueFull => ErrorReason::QueueFull,
@@ -191,6 +198,7 @@ impl Error {
             | Self::TaskFinished(_)
             | Self::TaskNotFinished(_)
             | Self::WorkingDir { .. }
+            | Self::NotARepository { .. }
             | Self::Policy { .. }
             | Self::BudgetExhausted
             | Self::SlotBounds { .. }

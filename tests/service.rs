@@ -20,8 +20,12 @@ mod attached;
 mod bad_input;
 #[path = "service/catalog.rs"]
 mod catalog;
+#[path = "service/chains.rs"]
+mod chains;
 #[path = "service/drain.rs"]
 mod drain;
+#[path = "service/isolation.rs"]
+mod isolation;
 #[path = "service/kills.rs"]
 mod kills;
 #[path = "service/operator.rs"]

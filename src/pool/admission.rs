@@ -264,12 +264,6 @@ impl Check<'_> {
 
 /// What the contract has and this server does not do yet: nothing half works.
 fn built(spec: &pb::TaskSpec, effective: &RunSettings) -> Result<(), Error> {
-    match spec.isolation() {
-        pb::Isolation::Unspecified | pb::Isolation::None => {}
-        pb::Isolation::Worktree | pb::Isolation::Clone => {
-            return Err(Error::NotBuiltYet("isolation"));
-        }
-    }
     if spec.recovery() == pb::RecoveryPolicy::Resume {
         return Err(Error::NotBuiltYet("recovery by RESUME"));
     }

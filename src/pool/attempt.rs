@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, info_span, warn};
 
-use super::admission;
 use super::inner::Inner;
 use super::log::Log;
 use super::outcome::{self, Ended, Stop};
 use super::process::Bench;
 use super::requirement::{Requirement, requirement};
 use super::slot::Slot;
+use super::{admission, chain_steps, isolation};
 use crate::agent::{AgentError, Observation};
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
@@ -23,6 +23,7 @@ use crate::pb::{ProcessOrigin, RequeueReason};
 use crate::store::{ClaimedTask, Fence, StoreError};
 use crate::task::apply::Requeue;
 use crate::task::{Spec, Task, TaskEvent, apply};
+use crate::workspace::Isolated;
 
 /// What became of the slot's process.
 pub(super) enum After {
@@ -43,14 +44,25 @@ pub(super) async fn run(
     let span =
         info_span!("attempt", task_id = %task.id, attempt = task.attempt, slot_id = %slot.id);
     async move {
+        chain_steps::step_started(inner, &task).await;
         let mut attempt = Attempt::new(inner, slot, &task, &spec);
         let ended = attempt.drive(bench).await;
         let Attempt {
-            log, origin, spent, ..
+            log,
+            origin,
+            spent,
+            workspace,
+            ..
         } = attempt;
         slot.resetting(inner);
         let grace = inner.options.cancel_grace / 2;
-        if ended.is_turn() {
+        if let Some(isolated) = workspace {
+            // Its process works there, so it goes first.
+            bench.discard(grace).await;
+            let ended = ended.with_work(isolation::keep(inner, isolated).await);
+            conclude(inner, &task, log, ended, origin).await;
+            After::Recycled("it worked in a directory of its own".to_owned())
+        } else if ended.is_turn() {
             // The usual way: nobody waits for the reset, and the reset waits
             // for nobody.
             let (_, after) = tokio::join!(
@@ -85,7 +97,12 @@ async fn make_ready(inner: &Inner, bench: &mut Bench, spent: bool) -> After {
 /// while the store does not answer it is tried again, until the pool stops.
 async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: ProcessOrigin) {
     let rest = log.finish(inner).await;
-    let event = outcome::event(task, ended, origin, inner.now());
+    let mut event = outcome::event(task, ended, origin, inner.now());
+    if let TaskEvent::Finish(outcome) = &event
+        && let Some(again) = chain_steps::retry(inner, task, outcome).await
+    {
+        event = again;
+    }
     let mut current = task.clone();
     let mut wait = Duration::from_millis(50);
     loop {
@@ -158,6 +175,8 @@ struct Attempt<'a> {
     origin: ProcessOrigin,
     /// Whether the process may serve nobody afterwards.
     spent: bool,
+    /// The attempt's own directory, if it has one.
+    workspace: Option<Isolated>,
     /// When the attempt has run too long.
     deadline: Instant,
     started: Instant,
@@ -177,6 +196,7 @@ impl<'a> Attempt<'a> {
             }),
             origin: ProcessOrigin::Unspecified,
             spent: false,
+            workspace: None,
             deadline: started + admission::run_timeout(&spec.effective, &inner.options),
             started,
         }
@@ -191,6 +211,15 @@ impl<'a> Attempt<'a> {
         {
             Ok(dir) => dir,
             Err(error) => return Ended::workspace(error.to_string()),
+        };
+        let dir = match isolation::make(self.inner, self.task, self.spec, &dir).await {
+            Ok(None) => dir,
+            Ok(Some(isolated)) => {
+                let own = isolated.dir.clone();
+                self.workspace = Some(isolated);
+                own
+            }
+            Err(message) => return Ended::workspace(message),
         };
         let context = self.inner.context();
         let need = requirement(self.spec, dir, &context);

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::inner::Inner;
 use super::shelf::Shelf;
 use super::workspace::Roots;
-use super::{Options, Pool, admission, catalog, requirement, scheduler, upkeep};
+use super::{Options, Pool, admission, catalog, isolation, requirement, scheduler, upkeep};
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -20,6 +20,7 @@ use crate::id::{CallerId, NodeId};
 use crate::store::memory::Memory;
 use crate::store::{Filter, Parts, Query, Store};
 use crate::task::{State, TaskEvent};
+use crate::workspace::Workspaces;
 
 /// Tasks recovered in one go.
 const BATCH: usize = 1000;
@@ -89,6 +90,16 @@ impl Builder {
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(Memory::new()) as Arc<dyn Store>);
+        let workspaces = match &self.options.workspace_dir {
+            Some(dir) => Some(
+                Workspaces::open(dir, &self.node.0, Default::default())
+                    .await
+                    .map_err(|error| {
+                        BuildError(format!("workspace_dir {}: {error}", dir.display()))
+                    })?,
+            ),
+            None => None,
+        };
         // No process of an earlier server may go on beside ours.
         let agent = self.agent;
         agent.settle().await.map_err(failed)?;
@@ -118,6 +129,7 @@ impl Builder {
             start_time: self.clock.now(),
             clock: self.clock,
             roots,
+            workspaces,
             hub: Default::default(),
             slots: Default::default(),
             shelf: Shelf::default(),
@@ -144,9 +156,11 @@ impl Builder {
             stop: CancellationToken::new(),
             tracker: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
-            drained: Default::default(),
+            drain_begun: AtomicBool::new(false),
+            drained: watch::channel(None).0,
             options: self.options,
         });
+        isolation::recover(&inner).await;
         recover(&inner)
             .await
             .map_err(|error| BuildError(format!("the store could not be recovered: {error}")))?;
@@ -163,6 +177,7 @@ fn failed(error: impl std::fmt::Display) -> BuildError {
 /// callers time to come back.
 async fn recover(inner: &Inner) -> Result<(), Error> {
     let grace = inner.options.restart_grace;
+    let mut chains = Vec::new();
     for states in [vec![State::Running, State::Cancelling], vec![State::Queued]] {
         let mut query = Query {
             filter: Filter {
@@ -180,6 +195,9 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
             query.before = Some(last.task.id);
             for record in page {
                 let task = record.task;
+                if task.is_chain() && task.state == State::Cancelling {
+                    chains.push(task.id);
+                }
                 let waits_for_nobody = !task.attached || task.abandon_time.is_some();
                 if task.state == State::Queued && waits_for_nobody {
                     continue;
@@ -191,7 +209,7 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
             }
         }
     }
-    Ok(())
+    super::chain_steps::recover(inner, &chains).await
 }
 
 fn start(inner: &Arc<Inner>) {

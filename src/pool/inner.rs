@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+use super::chain_steps;
 use super::options::Options;
 use super::process::Held;
 use super::requirement;
@@ -25,6 +26,7 @@ use crate::pb::RunSettings;
 use crate::store::{Batch, Committed, Context, Parts, Request, Store, StoreError};
 use crate::stream::Hub;
 use crate::task::{Change, Conflict, Record, State, Task, TaskEvent, apply};
+use crate::workspace::Workspaces;
 
 /// How often a change is tried again when others come first.
 const CONFLICTS_MAX: u32 = 64;
@@ -39,6 +41,8 @@ pub(super) struct Inner {
     pub clock: Clock,
     pub start_time: Timestamp,
     pub roots: Roots,
+    /// Where isolated work is done, if it may be.
+    pub workspaces: Option<Workspaces>,
     pub hub: Hub,
     pub slots: Slots,
     pub shelf: Shelf,
@@ -84,7 +88,9 @@ pub(super) struct Inner {
     /// Owns every task of the pool.
     pub tracker: TaskTracker,
     pub runtime: tokio::runtime::Handle,
-    pub drained: tokio::sync::OnceCell<super::Drained>,
+    /// Whether a drain has begun, and what it did.
+    pub drain_begun: AtomicBool,
+    pub drained: watch::Sender<Option<super::Drained>>,
 }
 
 impl Inner {
@@ -113,8 +119,13 @@ impl Inner {
     pub async fn commit(
         &self,
         request: Option<Request>,
-        changes: Vec<Change>,
+        mut changes: Vec<Change>,
     ) -> Result<Vec<Committed>, StoreError> {
+        // What the end of a chain's step brings with it belongs to it.
+        for i in 0..changes.len() {
+            let followed = chain_steps::follow(self, &changes[i]).await?;
+            changes.extend(followed);
+        }
         let told = changes
             .iter()
             .map(|change| (change.from, change.task.clone(), change.result.clone()))
@@ -153,8 +164,8 @@ impl Inner {
         result: Option<Arc<crate::pb::TaskResult>>,
         committed: &Committed,
     ) {
-        let was_queued = from == Some(State::Queued);
-        let is_queued = task.state == State::Queued;
+        let was_queued = from == Some(State::Queued) && !task.is_chain();
+        let is_queued = task.state == State::Queued && !task.is_chain();
         self.queued.fetch_add(
             i64::from(is_queued) - i64::from(was_queued),
             Ordering::Relaxed,
@@ -171,7 +182,7 @@ impl Inner {
         if task.due_time().is_some() {
             self.due.notify_one();
         }
-        if task.state == State::Cancelling {
+        if task.state == State::Cancelling && !task.is_chain() {
             self.slots.cancel(&task);
         }
         let end = task.state.is_end().then(|| {

@@ -228,6 +228,40 @@ pub fn watch_task(r: &pb::WatchTaskRequest) -> Result<(TaskId, u64, Duration), E
     Ok((task, r.after_sequence, interval))
 }
 
+/// WatchChain: the chain and the longest silence.
+pub fn watch_chain(r: &pb::WatchChainRequest) -> Result<(TaskId, Duration), Error> {
+    let mut check = Check::default();
+    let task = check.take(id("task_id", &r.task_id));
+    let interval = check.take(heartbeat(r.heartbeat_interval.as_ref()));
+    let (Some(task), Some(interval)) = (task, interval) else {
+        return check.refuse();
+    };
+    Ok((task, interval))
+}
+
+/// CancelChain: the chain, and whether its current step is cancelled too.
+pub fn cancel_chain(r: &pb::CancelChainRequest) -> Result<(TaskId, bool), Error> {
+    let mut check = Check::default();
+    let task = check.take(id("task_id", &r.task_id));
+    let mode = check.take(match pb::CancelChainMode::try_from(r.mode) {
+        Ok(pb::CancelChainMode::Unspecified | pb::CancelChainMode::AfterStep) => Ok(false),
+        Ok(pb::CancelChainMode::Now) => Ok(true),
+        Err(_) => Err(Violation::new(
+            "mode",
+            "is no CancelChainMode that this server knows",
+        )),
+    });
+    let (Some(task), Some(now)) = (task, mode) else {
+        return check.refuse();
+    };
+    Ok((task, now))
+}
+
+/// The request_id of a call that has nothing else to check here.
+pub fn request(text: &str) -> Result<Option<RequestId>, Error> {
+    request_id(text).map_err(one)
+}
+
 /// Cancel.
 pub fn cancel(r: &pb::CancelRequest) -> Result<Target, Error> {
     use pb::cancel_request::Target as Wire;
@@ -440,7 +474,10 @@ pub fn task(record: Record, shown: Shown) -> pb::Task {
     let spec = spec
         .filter(|_| shown == Shown::Whole)
         .map(Arc::unwrap_or_clone);
-    let (received, effective) = spec.map(|s| (s.received, s.effective)).unzip();
+    let (received, effective, chain) = match spec {
+        Some(spec) => (Some(spec.received), Some(spec.effective), spec.chain),
+        None => (None, None, None),
+    };
     let text = |id: Option<String>| id.unwrap_or_default();
     pb::Task {
         task_id: task.id.to_string(),
@@ -456,7 +493,6 @@ pub fn task(record: Record, shown: Shown) -> pb::Task {
         end_time: task.end_time.map(Timestamp::to_proto),
         attempt: count(task.attempt),
         slot_id: text(task.slot.map(|s| s.0)),
-        // The row keeps the node only as long as the attempt runs.
         node_id: text(task.lease.map(|l| l.node.0)),
         session_id: task.session_id,
         last_sequence: task.last_sequence,
@@ -468,7 +504,7 @@ pub fn task(record: Record, shown: Shown) -> pb::Task {
         request_id: text(task.request.map(|r| r.to_string())),
         context_revision: revision(task.context_revision),
         abandon_time: task.abandon_time.map(Timestamp::to_proto),
-        chain: None,
+        chain,
     }
 }
 

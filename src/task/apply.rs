@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::apply_chain::{ChainEvent, apply_chain};
 use super::{Change, Lease, Recovery, Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
@@ -134,6 +135,17 @@ pub fn submit(task: Task, spec: Arc<Spec>) -> Change {
 /// it is so already.
 pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Change>, Conflict> {
     let conflict = Conflict { state: task.state };
+    if task.is_chain() {
+        return match event {
+            TaskEvent::Cancel { by } => apply_chain(task, ChainEvent::Cancel { by }, now),
+            // Nothing runs for it: its steps are what a crash interrupts.
+            TaskEvent::Recover { .. } | TaskEvent::Abandon(_) => Ok(None),
+            TaskEvent::Claim(_)
+            | TaskEvent::Finish(_)
+            | TaskEvent::Requeue(_)
+            | TaskEvent::Expire { .. } => Err(conflict),
+        };
+    }
     match event {
         TaskEvent::Claim(claim) => match task.state {
             State::Queued => Ok(Some(begin(task, claim, now))),
@@ -171,15 +183,7 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
                 ProcessOrigin::Unspecified,
                 now,
             ))),
-            State::Running => {
-                let mut change = Change::of(task);
-                change.task.state = State::Cancelling;
-                change.task.abandon_time = None;
-                change
-                    .events
-                    .push(Kind::Cancelling(pb::Cancelling { by: by.to_owned() }));
-                Ok(Some(change))
-            }
+            State::Running => Ok(Some(cancelling(task, by))),
             State::Cancelling | State::Cancelled => Ok(None),
             State::Succeeded | State::Failed | State::Skipped => Err(conflict),
         },
@@ -203,6 +207,16 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
         },
         TaskEvent::Recover { grace } => Ok(recover(task, grace, now)),
     }
+}
+
+/// A cancel that waits for something to end.
+pub(super) fn cancelling(task: &Task, by: &str) -> Change {
+    let mut change = Change::of(task);
+    change.task.state = State::Cancelling;
+    change.task.abandon_time = None;
+    let by = by.to_owned();
+    change.events.push(Kind::Cancelling(pb::Cancelling { by }));
+    change
 }
 
 fn begin(task: &Task, claim: Claim, now: Timestamp) -> Change {
@@ -242,6 +256,7 @@ fn finish(task: &Task, outcome: Outcome, now: Timestamp) -> Change {
             result.usage = outcome.result.usage;
             result.session_id = outcome.result.session_id;
             result.duration = outcome.result.duration;
+            result.git = outcome.result.git;
             end(change, State::Cancelled, result, outcome.origin, now)
         }
         _ => {
@@ -350,7 +365,6 @@ fn end(
     let row = &mut change.task;
     row.state = state;
     row.end_time = Some(now);
-    row.lease = None;
     row.abandon_time = None;
     result.cost_microdollars = row.cost.0;
     result.cost_estimated = row.cost_estimated;

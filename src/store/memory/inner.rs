@@ -87,7 +87,7 @@ impl Inner {
         let Some(Kept { task, .. }) = self.tasks.get(&id) else {
             return;
         };
-        if task.state == State::Queued {
+        if task.state == State::Queued && !task.is_chain() {
             self.ready.insert((task.rank, task.ready_time, id));
         }
         if let Some(due) = task.due_time() {

@@ -37,8 +37,9 @@ CREATE TABLE tasks (
     due_time         INTEGER           -- Task::due_time, so that it can be found
 ) STRICT, WITHOUT ROWID;
 
--- The ready queue in the order of claims. 1 is QUEUED.
-CREATE INDEX tasks_ready ON tasks (rank, ready_time, id) WHERE state = 1;
+-- The ready queue in the order of claims. 1 is QUEUED; rank 255 is a chain,
+-- which is never claimed.
+CREATE INDEX tasks_ready ON tasks (rank, ready_time, id) WHERE state = 1 AND rank <> 255;
 CREATE INDEX tasks_due ON tasks (due_time, id) WHERE due_time IS NOT NULL;
 CREATE INDEX tasks_group ON tasks (group_id, place, id) WHERE group_id IS NOT NULL;
 CREATE INDEX tasks_parent ON tasks (parent_id, id) WHERE parent_id IS NOT NULL;
@@ -52,11 +53,13 @@ CREATE TABLE task_tags (
     PRIMARY KEY (tag, task)
 ) STRICT, WITHOUT ROWID;
 
--- What was asked: written once, encoded claudepool.v1.TaskSpec and RunSettings.
+-- What was asked: written once, encoded claudepool.v1.TaskSpec, RunSettings
+-- and, for a chain, ChainSpec.
 CREATE TABLE task_specs (
     task      BLOB NOT NULL PRIMARY KEY,
     received  BLOB NOT NULL,
-    effective BLOB NOT NULL
+    effective BLOB NOT NULL,
+    chain     BLOB
 ) STRICT;
 
 -- What it gave: written once, an encoded claudepool.v1.TaskResult.
