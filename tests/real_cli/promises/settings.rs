@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use claudepool::pb::{Effort, FailureReason, PermissionMode, RunSettings};
+use claudepool::pb::{self, Effort, FailureReason, PermissionMode, RunSettings};
 use claudepool::pool::Mode;
 use serde_json::{Value, json};
 
@@ -223,4 +223,39 @@ async fn a_task_ends_at_its_budget_and_at_its_time() {
     );
     assert!(dear.result.cost_microdollars > 10);
     assert_eq!(reason(&long), FailureReason::RunTimeout);
+}
+
+#[tokio::test]
+async fn an_mcp_server_that_the_policy_allows_is_used() {
+    let server = pb::McpServer {
+        transport: Some(pb::mcp_server::Transport::Stdio(pb::McpStdio {
+            command: "sh".into(),
+            args: vec!["-c".into(), crate::agent::MCP_SERVER.into()],
+            ..pb::McpStdio::default()
+        })),
+    };
+    let settings = RunSettings {
+        mcp_servers: [("m".to_owned(), server)].into(),
+        allowed_tools: vec!["mcp__m__t".into()],
+        ..RunSettings::default()
+    };
+    let task = || asking("::tool mcp__m__t {}", settings.clone());
+
+    let mut open = one_slot(|o| o.policy.mcp_servers = true).await;
+    let ran = succeed(&mut open, task()).await;
+
+    let last = ran
+        .requests
+        .last()
+        .expect("the model was asked")
+        .to_string();
+    assert!(last.contains("mcp says hello"), "{last}");
+    drop(open);
+    let mut closed = one_slot(|_| {}).await;
+    let request = pb::SubmitRequest {
+        task: Some(task()),
+        ..pb::SubmitRequest::default()
+    };
+    let answer = closed.work.submit(request).await;
+    crate::support::refused(answer, tonic::Code::PermissionDenied, "POLICY");
 }
