@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub use self::agents::Kind;
+pub use self::agents::{Kind, Surroundings};
 pub use self::caller::*;
 pub use self::program::Program;
 
