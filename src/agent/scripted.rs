@@ -11,6 +11,8 @@
 //! | `wait MS` | time passes |
 //! | `cost MICRODOLLARS` | what the turn costs so far |
 //! | `fail STATUS` | the turn ends as an API failure of that status |
+//! | `limited [SECONDS]` | while the test limits: a rate limit that lifts then, which ends the turn |
+//! | `retrying STATUS` | a request is tried again after that status |
 //! | `die CODE` | the process ends |
 //! | `violate` | the process speaks what the protocol does not allow |
 //! | `dirty` | the process is not clean afterwards |
@@ -44,6 +46,8 @@ struct Shared {
     launches: AtomicUsize,
     resets: AtomicUsize,
     no_launches: AtomicBool,
+    limited: AtomicBool,
+    turns: AtomicUsize,
 }
 
 impl Scripted {
@@ -60,6 +64,16 @@ impl Scripted {
     /// Resets that were confirmed.
     pub fn resets(&self) -> usize {
         self.shared.resets.load(Ordering::SeqCst)
+    }
+
+    /// Turns that were begun.
+    pub fn turns(&self) -> usize {
+        self.shared.turns.load(Ordering::SeqCst)
+    }
+
+    /// Whether the provider limits from now on.
+    pub fn limit(&self, limited: bool) {
+        self.shared.limited.store(limited, Ordering::SeqCst);
     }
 
     /// Whether starts fail from now on.
@@ -120,6 +134,7 @@ struct Process {
     ended: Option<ProcessEnd>,
 }
 
+#[derive(Default)]
 struct Playing {
     lines: VecDeque<String>,
     output: String,
@@ -155,6 +170,15 @@ impl Process {
                 .unwrap_or_else(|| "scripted".to_owned()),
             stop_reason: "end_turn".to_owned(),
             ..TurnEnd::default()
+        }))
+    }
+
+    fn api_failure(&mut self, status: i32) -> Observation {
+        self.end_turn(Some(TurnError {
+            subtype: "success".to_owned(),
+            terminal_reason: "api_error".to_owned(),
+            api_status: Some(status),
+            message: format!("API Error: {status}"),
         }))
     }
 
@@ -194,14 +218,27 @@ impl Process {
                 playing.cost = Microdollars(rest.parse().unwrap_or(0));
                 return Some(Observation::Cost(playing.cost));
             }
-            "fail" => {
-                let status = rest.parse().ok();
-                return Some(self.end_turn(Some(TurnError {
-                    subtype: "success".to_owned(),
-                    terminal_reason: "api_error".to_owned(),
-                    api_status: status,
-                    message: format!("API Error: {rest}"),
-                })));
+            "fail" => return Some(self.api_failure(rest.parse().unwrap_or(0))),
+            "limited" => {
+                if !self.shared.limited.load(Ordering::SeqCst) {
+                    return Some(Observation::Alive);
+                }
+                let end = self.api_failure(429);
+                let playing = self.turn.get_or_insert_default();
+                playing.also.push_back(end);
+                return Some(Observation::RateLimited {
+                    resets_at: rest.parse().ok(),
+                    message: "limited".to_owned(),
+                });
+            }
+            "retrying" => {
+                return Some(Observation::Retrying {
+                    retry: 1,
+                    max_retries: 10,
+                    delay: Duration::from_secs(1),
+                    api_status: rest.parse().ok(),
+                    error: String::new(),
+                });
             }
             "die" => {
                 let end = ProcessEnd {
@@ -251,6 +288,7 @@ impl Session for Process {
         if self.ended.is_some() {
             return Err(Self::gone());
         }
+        self.shared.turns.fetch_add(1, Ordering::SeqCst);
         self.interrupted = false;
         self.turns = 0;
         let lines = turn.prompt.lines().map(str::to_owned).collect();

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::admission::{self, Admitted};
+use super::hold::Gate;
 use super::inner::Inner;
 use super::isolation;
 use super::scheduler;
@@ -255,6 +256,7 @@ async fn commit(
     // With a budget the claim has to ask what is left, in one transaction.
     let direct = changes.len() == 1
         && inner.pause_reason().is_none()
+        && inner.hold.gate(inner.now()) == Gate::Open
         && !inner.budget_limited()
         && !inner.may_wait.load(Ordering::SeqCst)
         && !inner.draining.is_cancelled();
