@@ -11,7 +11,8 @@ use claudepool::demo::StandIn;
 use claudepool::pb::{Effort, PermissionMode};
 use tempfile::TempDir;
 
-use crate::support::{Kind, Surroundings};
+use crate::support::Kind;
+use crate::support::agents::Surroundings;
 
 /// The real CLI before a stand-in of its own.
 struct Real {

@@ -6,7 +6,7 @@
 
 #![allow(dead_code, unused_imports, clippy::unwrap_used, missing_docs)]
 
-mod agents;
+pub mod agents;
 mod caller;
 mod program;
 #[path = "../../src/rpc/tests/raw.rs"]
@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub use self::agents::{Kind, Surroundings};
+pub use self::agents::Kind;
 pub use self::caller::*;
 pub use self::program::Program;
 
