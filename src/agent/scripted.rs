@@ -17,9 +17,9 @@
 //!
 //! Another line is said as it stands.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,6 +43,20 @@ struct Shared {
     launches: AtomicUsize,
     resets: AtomicUsize,
     no_launches: AtomicBool,
+    next_session: AtomicU32,
+    /// Prompts by saved session.
+    sessions: Mutex<BTreeMap<String, Vec<String>>>,
+}
+
+impl Shared {
+    fn new_session(&self) -> String {
+        let number = self.next_session.fetch_add(1, Ordering::SeqCst);
+        format!("session-{number}")
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Scripted {
@@ -59,6 +73,16 @@ impl Scripted {
     /// Resets that were confirmed.
     pub fn resets(&self) -> usize {
         self.shared.resets.load(Ordering::SeqCst)
+    }
+
+    /// Sessions that are saved.
+    pub fn sessions(&self) -> Vec<String> {
+        self.shared.sessions().keys().cloned().collect()
+    }
+
+    /// Loses every saved session.
+    pub fn lose_sessions(&self) {
+        self.shared.sessions().clear();
     }
 
     /// Whether starts fail from now on.
@@ -85,6 +109,13 @@ impl Agent for Scripted {
         if self.shared.no_launches.load(Ordering::SeqCst) {
             return Err(AgentError::Launch("the test wants no starts".to_owned()));
         }
+        let (session, prompts) = match launch.resume {
+            None => (self.shared.new_session(), Vec::new()),
+            Some(id) => match self.shared.sessions().get(&id) {
+                Some(prompts) => (id, prompts.clone()),
+                None => return Err(AgentError::NoSession),
+            },
+        };
         self.shared.live.fetch_add(1, Ordering::SeqCst);
         self.shared.launches.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Process {
@@ -92,7 +123,9 @@ impl Agent for Scripted {
             shared: Arc::clone(&self.shared),
             placement: launch.placement,
             dials: Dials::default(),
-            prompts: Vec::new(),
+            saves: launch.profile.save_sessions,
+            session,
+            prompts,
             turns: 0,
             turn: None,
             interrupted: false,
@@ -101,6 +134,10 @@ impl Agent for Scripted {
             ended: None,
         }))
     }
+
+    async fn forget(&self, session_id: &str) {
+        self.shared.sessions().remove(session_id);
+    }
 }
 
 struct Process {
@@ -108,6 +145,8 @@ struct Process {
     shared: Arc<Shared>,
     placement: Option<Placement>,
     dials: Dials,
+    saves: bool,
+    session: String,
     /// The conversation.
     prompts: Vec<String>,
     /// API messages of the turn.
@@ -146,7 +185,7 @@ impl Process {
             error,
             cost,
             turns: self.turns,
-            session_id: format!("session-{}", self.pid),
+            session_id: self.session.clone(),
             model: self
                 .dials
                 .model
@@ -253,11 +292,21 @@ impl Session for Process {
         self.turns = 0;
         let lines = turn.prompt.lines().map(str::to_owned).collect();
         self.prompts.push(turn.prompt);
+        if self.saves {
+            let mut sessions = self.shared.sessions();
+            sessions.insert(self.session.clone(), self.prompts.clone());
+        }
+        let started = Observation::TurnStarted {
+            session_id: self.session.clone(),
+            model: "scripted".to_owned(),
+            permission_mode: String::new(),
+            working_dir: String::new(),
+        };
         self.turn = Some(Playing {
             lines,
             output: String::new(),
             cost: Microdollars::ZERO,
-            also: VecDeque::new(),
+            also: [started].into(),
         });
         Ok(())
     }
@@ -323,6 +372,7 @@ impl Session for Process {
             return Err(Unclean("it has ended".to_owned()));
         }
         self.prompts.clear();
+        self.session = self.shared.new_session();
         self.shared.resets.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }

@@ -112,6 +112,46 @@ impl Homes {
         Ok(home)
     }
 
+    /// What is saved of a session, in whichever project it was held: its file,
+    /// and a folder for what belongs to it.
+    fn saved(&self, session: &str) -> Vec<PathBuf> {
+        let is_id = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if session.is_empty() || !session.chars().all(is_id) {
+            return Vec::new();
+        }
+        let Ok(projects) = fs::read_dir(self.state_dir.join("projects")) else {
+            return Vec::new();
+        };
+        let folders = projects.flatten().map(|project| project.path());
+        folders
+            .flat_map(|folder| {
+                [
+                    folder.join(format!("{session}.jsonl")),
+                    folder.join(session),
+                ]
+            })
+            .filter(|path| path.exists())
+            .collect()
+    }
+
+    /// Whether a session is saved.
+    pub(crate) fn has_session(&self, session: &str) -> bool {
+        self.saved(session).iter().any(|path| path.is_file())
+    }
+
+    /// Deletes what is saved of a session.
+    pub(crate) fn forget_session(&self, session: &str) {
+        for path in self.saved(session) {
+            let removed = match path.is_dir() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(%session, %error, "a saved session was not deleted");
+            }
+        }
+    }
+
     /// Ends what an earlier server over this directory left, then forgets it.
     pub(crate) fn settle(&self) -> io::Result<()> {
         let deadline = Instant::now() + OUTLAST;
