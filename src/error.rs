@@ -76,6 +76,13 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// The session cannot be resumed: it is not there, was not saved, has
+    /// expired, or belongs to another caller.
+    #[error("{field}: no session of this id is saved")]
+    SessionUnusable {
+        /// Path on the wire.
+        field: String,
+    },
     /// The operator's policy does not allow it.
     #[error("{field}: {message}")]
     Policy {
@@ -151,6 +158,7 @@ impl Error {
             Self::TaskFinished(_) => ErrorReason::TaskFinished,
             Self::TaskNotFinished(_) => ErrorReason::TaskNotFinished,
             Self::WorkingDir { .. } => ErrorReason::WorkingDirUnusable,
+            Self::SessionUnusable { .. } => ErrorReason::SessionUnusable,
             Self::Policy { .. } => ErrorReason::Policy,
             Self::BudgetExhausted => ErrorReason::BudgetExhausted,
             Self::QueueFull => ErrorReason::QueueFull,
@@ -183,6 +191,7 @@ impl Error {
             | Self::TaskFinished(_)
             | Self::TaskNotFinished(_)
             | Self::WorkingDir { .. }
+            | Self::SessionUnusable { .. }
             | Self::Policy { .. }
             | Self::BudgetExhausted
             | Self::SlotBounds { .. }

@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, info_span, warn};
 
 use super::admission;
+use super::conversation;
 use super::inner::Inner;
 use super::log::Log;
 use super::outcome::{self, Ended, Stop};
-use super::process::Bench;
+use super::process::{Bench, Kept, Next};
 use super::requirement::{Requirement, requirement};
 use super::slot::Slot;
 use crate::agent::{AgentError, Observation};
@@ -28,6 +29,8 @@ use crate::task::{Spec, Task, TaskEvent, apply};
 pub(super) enum After {
     /// It was reset and is clean.
     Reset,
+    /// It keeps its conversation.
+    Kept,
     /// It was ended, and why.
     Recycled(String),
 }
@@ -39,15 +42,22 @@ pub(super) async fn run(
     bench: &mut Bench,
     claimed: ClaimedTask,
 ) -> After {
-    let ClaimedTask { task, spec, .. } = claimed;
+    let ClaimedTask { mut task, spec, .. } = claimed;
     let span =
         info_span!("attempt", task_id = %task.id, attempt = task.attempt, slot_id = %slot.id);
     async move {
         let mut attempt = Attempt::new(inner, slot, &task, &spec);
         let ended = attempt.drive(bench).await;
+        let next = attempt.next();
         let Attempt {
-            log, origin, spent, ..
+            log,
+            origin,
+            session,
+            ..
         } = attempt;
+        if let Some(session) = session {
+            task.session_id = session;
+        }
         slot.resetting(inner);
         let grace = inner.options.cancel_grace / 2;
         if ended.is_turn() {
@@ -55,13 +65,13 @@ pub(super) async fn run(
             // for nobody.
             let (_, after) = tokio::join!(
                 conclude(inner, &task, log, ended, origin),
-                make_ready(inner, bench, spent)
+                make_ready(inner, bench, &next)
             );
             after
         } else {
             // Whoever sees the task's end may rely on its processes being gone.
             let after = if ended.process_is_usable() {
-                make_ready(inner, bench, spent).await
+                make_ready(inner, bench, &next).await
             } else {
                 bench.discard(grace).await;
                 After::Recycled(ended.describe())
@@ -74,8 +84,9 @@ pub(super) async fn run(
     .await
 }
 
-async fn make_ready(inner: &Inner, bench: &mut Bench, spent: bool) -> After {
-    match bench.reset(inner, spent).await {
+async fn make_ready(inner: &Inner, bench: &mut Bench, next: &Next) -> After {
+    match bench.make_ready(inner, next).await {
+        Ok(()) if matches!(next, Next::Keep(_)) => After::Kept,
         Ok(()) => After::Reset,
         Err(reason) => After::Recycled(reason),
     }
@@ -158,6 +169,8 @@ struct Attempt<'a> {
     origin: ProcessOrigin,
     /// Whether the process may serve nobody afterwards.
     spent: bool,
+    /// The session; `None`: there was none.
+    session: Option<String>,
     /// When the attempt has run too long.
     deadline: Instant,
     started: Instant,
@@ -177,6 +190,7 @@ impl<'a> Attempt<'a> {
             }),
             origin: ProcessOrigin::Unspecified,
             spent: false,
+            session: None,
             deadline: started + admission::run_timeout(&spec.effective, &inner.options),
             started,
         }
@@ -193,11 +207,54 @@ impl<'a> Attempt<'a> {
             Err(error) => return Ended::workspace(error.to_string()),
         };
         let context = self.inner.context();
-        let need = requirement(self.spec, dir, &context);
+        let mut need = requirement(self.spec, dir, &context, self.task.saves_session);
         self.spent = need.new_process;
-        match self.begin(bench, &need).await {
-            Ok(()) => self.turn(bench).await,
-            Err(ended) => ended,
+        let starts = match conversation::starts(self.inner, self.task, self.spec).await {
+            Ok(starts) => starts,
+            Err(error) => {
+                warn!(?error, "the conversation cannot be looked up");
+                return Ended::stopped(Stop::Restart, None, Microdollars::ZERO);
+            }
+        };
+        for start in starts {
+            start.of(&mut need);
+            match self.begin(bench, &need).await {
+                Ok(()) => return self.turn(bench).await,
+                Err(ended) if ended.is_no_session() => {
+                    warn!("the session to go on with is gone");
+                }
+                Err(ended) => return ended,
+            }
+        }
+        // It is not there: nobody is to be sent to it again.
+        if let Some(id) = need.resume
+            && let Err(error) = self.inner.store.forget_session(&id).await
+        {
+            warn!(?error, "a session that is gone is still noted");
+        }
+        self.session = Some(String::new());
+        Ended::no_process(AgentError::NoSession)
+    }
+
+    /// What becomes of the process.
+    fn next(&self) -> Next {
+        match (&self.task.conversation, &self.session) {
+            _ if self.spent => Next::End,
+            (Some(conversation), Some(session_id)) => Next::Keep(Kept {
+                conversation: conversation.clone(),
+                session_id: session_id.clone(),
+            }),
+            _ => Next::Reset,
+        }
+    }
+
+    /// Notes the session, if it is one that can be gone on with.
+    fn has_session(&mut self, id: &str) {
+        if self.session.as_deref() != Some(id) && !id.is_empty() {
+            self.session = Some(id.to_owned());
+            if self.task.saves_session {
+                self.log.session(id);
+            }
         }
     }
 
@@ -227,7 +284,8 @@ impl<'a> Attempt<'a> {
                 }
                 Err(error) => error,
             };
-            if last_try || matches!(failed, AgentError::Refused { .. }) {
+            let final_word = matches!(failed, AgentError::Refused { .. } | AgentError::NoSession);
+            if last_try || final_word {
                 return Err(Ended::no_process(failed));
             }
             warn!(error = %failed, "the attempt takes another process");
@@ -273,6 +331,7 @@ impl<'a> Attempt<'a> {
                     match said {
                         Observation::TurnEnded(mut end) => {
                             let duration = self.started.elapsed();
+                            self.has_session(&end.session_id);
                             outcome::hold_to_schema(&mut end, &self.spec.effective);
                             return match stop {
                                 None => Ended::turn(*end, duration),
@@ -303,6 +362,9 @@ impl<'a> Attempt<'a> {
                                     wanted = Some(Stop::MaxTurns);
                                 }
                             }
+                        }
+                        Observation::TurnStarted { ref session_id, .. } => {
+                            self.has_session(session_id);
                         }
                         Observation::ToolUse { .. } => tools_running += 1,
                         Observation::ToolResult { .. } => {

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::inner::Inner;
 use super::shelf::Shelf;
 use super::workspace::Roots;
-use super::{Options, Pool, admission, requirement, scheduler, upkeep};
+use super::{Options, Pool, admission, conversation, requirement, scheduler, upkeep};
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -118,7 +118,7 @@ impl Builder {
             hub: Default::default(),
             slots: Default::default(),
             shelf: Shelf::default(),
-            default_profile: requirement::profile(&default_settings),
+            default_profile: requirement::profile(&default_settings, self.options.save_sessions),
             default_settings,
             context: watch::channel(Arc::new(context)).0,
             context_change: Default::default(),
@@ -200,6 +200,10 @@ fn start(inner: &Arc<Inner>) {
     inner
         .tracker
         .spawn(async move { upkeep::run(&shared).await });
+    let shared = Arc::clone(inner);
+    inner
+        .tracker
+        .spawn(async move { conversation::expire(&shared).await });
     if inner.options.spares > 0 && inner.probe.spares {
         let shared = Arc::clone(inner);
         inner

@@ -171,6 +171,10 @@ impl Inner {
         if task.state == State::Cancelling {
             self.slots.cancel(&task);
         }
+        if task.state.is_end() && task.conversation.is_some() {
+            // The next one of the conversation may run.
+            self.wake.notify_one();
+        }
         let end = task.state.is_end().then(|| {
             self.completed.fetch_add(1, Ordering::Relaxed);
             Arc::new(Record {

@@ -9,6 +9,7 @@ mod attach;
 mod attempt;
 mod builder;
 mod context;
+mod conversation;
 mod drain;
 mod fan_out;
 mod inner;

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::admission::{self, Admitted};
+use super::conversation;
 use super::inner::Inner;
 use super::scheduler;
 use super::slot::Slot;
@@ -57,7 +58,7 @@ pub(super) async fn make(
         }
     }
     let count = i64::try_from(specs.len()).unwrap_or(i64::MAX);
-    let new = admit(inner, specs, &wish, count).await?;
+    let new = admit(inner, caller, specs, &wish, count).await?;
     let now = inner.now();
     let group = wish.group.then(GroupId::new);
     let mut changes = Vec::with_capacity(new.len());
@@ -100,6 +101,7 @@ pub(super) async fn make(
 
 async fn admit(
     inner: &Inner,
+    caller: &CallerId,
     specs: Vec<pb::TaskSpec>,
     wish: &Wish,
     count: i64,
@@ -125,8 +127,9 @@ async fn admit(
             "task.".to_owned()
         };
         match admission::admit(&spec, &path, &inner.options) {
-            Ok(admitted) => {
+            Ok(mut admitted) => {
                 inner.roots.admit(&spec.working_dir, &path).await?;
+                conversation::admit(inner, caller, &spec, &path, &mut admitted).await?;
                 new.push((spec, admitted));
             }
             // Every wrong field of the call is told at once, up to a sane many.
@@ -186,6 +189,8 @@ fn first_change(
         slot: None,
         lease: None,
         session_id: String::new(),
+        saves_session: admitted.saves_session,
+        conversation: admitted.conversation,
         context_revision: 0,
         budget: admitted.budget,
         reserved: Microdollars::ZERO,
@@ -209,8 +214,11 @@ async fn commit(
     request: Option<Request>,
     mut changes: Vec<Change>,
 ) -> Result<(), StoreError> {
-    // With a budget the claim has to ask what is left, in one transaction.
+    // With a budget the claim has to ask what is left, in one transaction; with
+    // a conversation, whose turn it is.
+    let alone = |change: &Change| change.task.conversation.is_none();
     let direct = changes.len() == 1
+        && changes.iter().all(alone)
         && inner.pause_reason().is_none()
         && !inner.budget_limited()
         && !inner.may_wait.load(Ordering::SeqCst)

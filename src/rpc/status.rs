@@ -42,9 +42,10 @@ fn code(error: &Error) -> Code {
             Code::InvalidArgument
         }
         Error::NotFound(_) => Code::NotFound,
-        Error::TaskFinished(_) | Error::TaskNotFinished(_) | Error::WorkingDir { .. } => {
-            Code::FailedPrecondition
-        }
+        Error::TaskFinished(_)
+        | Error::TaskNotFinished(_)
+        | Error::WorkingDir { .. }
+        | Error::SessionUnusable { .. } => Code::FailedPrecondition,
         Error::SlotBounds { absolute, .. } => match absolute {
             true => Code::OutOfRange,
             false => Code::FailedPrecondition,

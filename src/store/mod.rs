@@ -24,10 +24,10 @@ use bytes::Bytes;
 
 use crate::budget::Funds;
 use crate::clock::Timestamp;
-use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
+use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Change, Record, Spec, State, Task};
+use crate::task::{Change, Record, SavedSession, Spec, State, Task};
 
 /// What is committed in one transaction: all of it or nothing.
 #[derive(Clone, Debug, Default)]
@@ -93,6 +93,9 @@ pub struct Committed {
 pub struct ClaimRequest {
     /// The slots that want one task each, in order of preference.
     pub slots: Vec<SlotId>,
+    /// Whose conversation a slot keeps: it is preferred for that one, and
+    /// taken last for others.
+    pub keeps: BTreeMap<SlotId, (CallerId, ConversationId)>,
     /// Their node.
     pub node: NodeId,
     /// Until when a claim holds without renewal; `None`: no limit.
@@ -113,6 +116,8 @@ pub struct Claimed {
     pub unaffordable: Vec<Task>,
     /// Whether ready tasks were left that the budget does not cover now.
     pub waits_for_budget: bool,
+    /// Whether ready tasks were left whose conversation is another task's now.
+    pub waits_for_conversation: bool,
     /// The earliest ready time after now among queued tasks.
     pub next_ready: Option<Timestamp>,
 }
@@ -137,6 +142,34 @@ pub struct Fence {
     pub task: TaskId,
     /// The attempt. An append of another one is refused.
     pub attempt: u32,
+}
+
+/// What is noted of a running attempt besides its log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// What it cost so far.
+    pub cost: Option<Microdollars>,
+    /// Its session.
+    pub session_id: Option<String>,
+}
+
+impl Note {
+    /// A cost alone.
+    pub fn cost(cost: Microdollars) -> Self {
+        Self {
+            cost: Some(cost),
+            session_id: None,
+        }
+    }
+}
+
+/// Which saved session is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionRef {
+    /// The one of this id.
+    Id(String),
+    /// The last one of a conversation.
+    Conversation(ConversationId),
 }
 
 /// Which parts of a task are read besides the row.
@@ -314,21 +347,24 @@ pub trait Store: Send + Sync + 'static {
     /// Commits a batch, all or nothing; returns what each change added to its
     /// task's log, in order of the changes. What the store keeps of a row is
     /// `last_sequence`; caller, tags, group, parent, place, request and create
-    /// time as first written; and `attempt_cost` while the attempt goes on.
+    /// time as first written; and what an append has noted while the attempt
+    /// goes on.
     async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError>;
 
     /// Claims ready tasks for slots: lowest rank first, then the earliest
-    /// ready time, then the older id, as far as the budget covers them. Each
-    /// claim is `task::apply` with `TaskEvent::Claim`, in one transaction.
+    /// ready time, then the older id, as far as the budget covers them. Passed
+    /// by is a task whose conversation has an active task or, of the same
+    /// caller, an unfinished one with a lower id. Each claim is `task::apply`
+    /// with `TaskEvent::Claim`, in one transaction.
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError>;
 
-    /// Appends to the log of a running attempt, and notes its cost so far.
+    /// Appends to the log of a running attempt, and notes what is told of it.
     /// `Fenced` unless that attempt is the one under way.
     async fn append(
         &self,
         fence: Fence,
         events: Vec<Kind>,
-        cost: Option<Microdollars>,
+        note: Note,
         now: Timestamp,
     ) -> Result<Committed, StoreError>;
 
@@ -375,6 +411,25 @@ pub trait Store: Send + Sync + 'static {
 
     /// Tasks whose time has come.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError>;
+
+    /// A saved session of this caller.
+    async fn session(
+        &self,
+        caller: &CallerId,
+        which: &SessionRef,
+    ) -> Result<Option<SavedSession>, StoreError>;
+
+    /// Forgets a saved session; harmless if it is not there.
+    async fn forget_session(&self, id: &str) -> Result<(), StoreError>;
+
+    /// Forgets sessions that were last used before a moment and whose
+    /// conversation no unfinished task goes on with; at most `limit`, the
+    /// longest unused first. Gives their ids.
+    async fn expire_sessions(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError>;
 
     /// Counts and money now.
     async fn totals(&self) -> Result<Totals, StoreError>;

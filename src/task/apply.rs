@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Change, Lease, Recovery, Spec, State, Task};
+use super::{Change, Lease, Recovery, SavedSession, Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
 use crate::id::{NodeId, SlotId};
@@ -123,6 +123,7 @@ pub fn submit(task: Task, spec: Arc<Spec>) -> Change {
         output: None,
         events: vec![Kind::Queued(pb::Queued {})],
         ledger: Vec::new(),
+        session: None,
     }
 }
 
@@ -350,6 +351,14 @@ fn end(
     row.abandon_time = None;
     result.cost_microdollars = row.cost.0;
     result.cost_estimated = row.cost_estimated;
+    if row.saves_session && !row.session_id.is_empty() {
+        change.session = Some(SavedSession {
+            id: row.session_id.clone(),
+            caller: row.caller.clone(),
+            conversation: row.conversation.clone(),
+            used_time: now,
+        });
+    }
     change.events.push(Kind::Finished(pb::Finished {
         state: state.to_proto() as i32,
         result: Some(result.clone()),
