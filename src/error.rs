@@ -38,6 +38,10 @@ pub enum Missing {
     Slot,
     /// A key of the shared context.
     ContextKey,
+    /// A skill.
+    Skill,
+    /// A workflow.
+    Workflow,
 }
 
 /// Why a call was refused. `Display` is for the caller: no path, prompt, secret
@@ -60,6 +64,8 @@ pub enum Error {
         Missing::Group => "there is no such group",
         Missing::Slot => "there is no such slot",
         Missing::ContextKey => "there is no such context key",
+        Missing::Skill => "there is no such skill",
+        Missing::Workflow => "there is no such workflow",
     })]
     NotFound(Missing),
     /// The task has ended in another way.
@@ -155,6 +161,8 @@ impl Error {
             Self::NotFound(Missing::Group) => ErrorReason::GroupNotFound,
             Self::NotFound(Missing::Slot) => ErrorReason::SlotNotFound,
             Self::NotFound(Missing::ContextKey) => ErrorReason::ContextKeyNotFound,
+            Self::NotFound(Missing::Skill) => ErrorReason::SkillNotFound,
+            Self::NotFound(Missing::Workflow) => ErrorReason::WorkflowNotFound,
             Self::TaskFinished(_) => ErrorReason::TaskFinished,
             Self::TaskNotFinished(_) => ErrorReason::TaskNotFinished,
             Self::WorkingDir { .. } => ErrorReason::WorkingDirUnusable,

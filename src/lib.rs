@@ -5,7 +5,15 @@ pub mod agent;
 #[cfg(feature = "server")]
 pub mod budget;
 #[cfg(feature = "server")]
+pub mod catalog;
+#[cfg(feature = "server")]
+pub mod chain;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "server")]
 pub mod clock;
+#[cfg(feature = "server")]
+pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 #[cfg(feature = "server")]

@@ -1,9 +1,10 @@
 //! The `claudepool` program.
 
-fn main() {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     // First of all: a launch shim must become one before any thread starts.
     #[cfg(feature = "server")]
     claudepool::agent::claude::shim::intercept();
-    eprintln!("usage: claudepool <command>");
-    std::process::exit(2);
+    claudepool::cli::main()
 }

@@ -6,6 +6,8 @@ mod support;
 
 #[path = "service/attached.rs"]
 mod attached;
+#[path = "service/catalog.rs"]
+mod catalog;
 #[path = "service/drain.rs"]
 mod drain;
 #[path = "service/operator.rs"]

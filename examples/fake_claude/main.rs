@@ -5,6 +5,10 @@
 //! of a process added (see `faults.rs`).
 
 #![allow(missing_docs)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a program of its own: the bans are the server's"
+)]
 
 mod args;
 mod cli;

@@ -4,6 +4,7 @@
 //! | line | what it does |
 //! | --- | --- |
 //! | `say TEXT` | a text delta |
+//! | `quote TEXT` | the same, in braces |
 //! | `tool` | an API message that calls a tool, and the tool's answer |
 //! | `hang` | nothing more until it is interrupted |
 //! | `stuck` | nothing more, whatever is asked |
@@ -211,6 +212,7 @@ impl Process {
         let playing = self.turn.as_mut()?;
         let text = match word {
             "say" => rest.to_owned(),
+            "quote" => format!("{{{rest}}}"),
             "tool" => {
                 self.turns += 1;
                 let id = format!("tool-{}", self.turns);

@@ -4,20 +4,21 @@
 //! committed while the process is already being reset. Whatever happens, the
 //! task gets exactly one fate and the slot a process it can trust.
 
+mod begin;
+
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, info_span, warn};
 
-use super::admission;
-use super::conversation;
 use super::inner::Inner;
 use super::log::Log;
 use super::outcome::{self, Ended, Stop};
-use super::process::{Bench, Kept, Next};
-use super::requirement::{Requirement, requirement};
+use super::process::{Bench, Next};
+use super::requirement::requirement;
 use super::slot::Slot;
-use crate::agent::{AgentError, Observation};
+use super::{admission, chain_steps};
+use crate::agent::Observation;
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
 use crate::pb::{ProcessOrigin, RequeueReason};
@@ -46,6 +47,7 @@ pub(super) async fn run(
     let span =
         info_span!("attempt", task_id = %task.id, attempt = task.attempt, slot_id = %slot.id);
     async move {
+        chain_steps::step_started(inner, &task).await;
         let mut attempt = Attempt::new(inner, slot, &task, &spec);
         let ended = attempt.drive(bench).await;
         let next = attempt.next();
@@ -96,7 +98,12 @@ async fn make_ready(inner: &Inner, bench: &mut Bench, next: &Next) -> After {
 /// while the store does not answer it is tried again, until the pool stops.
 async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: ProcessOrigin) {
     let rest = log.finish(inner).await;
-    let event = outcome::event(task, ended, origin, inner.now());
+    let mut event = outcome::event(task, ended, origin, inner.now());
+    if let TaskEvent::Finish(outcome) = &event
+        && let Some(again) = chain_steps::retry(inner, task, outcome).await
+    {
+        event = again;
+    }
     let mut current = task.clone();
     let mut wait = Duration::from_millis(50);
     loop {
@@ -207,91 +214,12 @@ impl<'a> Attempt<'a> {
             Err(error) => return Ended::workspace(error.to_string()),
         };
         let context = self.inner.context();
-        let mut need = requirement(self.spec, dir, &context, self.task.saves_session);
+        let need = requirement(self.spec, dir, &context, self.task.saves_session);
         self.spent = need.new_process;
-        let starts = match conversation::starts(self.inner, self.task, self.spec).await {
-            Ok(starts) => starts,
-            Err(error) => {
-                warn!(?error, "the conversation cannot be looked up");
-                return Ended::stopped(Stop::Restart, None, Microdollars::ZERO);
-            }
-        };
-        for start in starts {
-            start.of(&mut need);
-            match self.begin(bench, &need).await {
-                Ok(()) => return self.turn(bench).await,
-                Err(ended) if ended.is_no_session() => {
-                    warn!("the session to go on with is gone");
-                }
-                Err(ended) => return ended,
-            }
+        match self.begin(bench, need).await {
+            Ok(()) => self.turn(bench).await,
+            Err(ended) => ended,
         }
-        // It is not there: nobody is to be sent to it again.
-        if let Some(id) = need.resume
-            && let Err(error) = self.inner.store.forget_session(&id).await
-        {
-            warn!(?error, "a session that is gone is still noted");
-        }
-        self.session = Some(String::new());
-        Ended::no_process(AgentError::NoSession)
-    }
-
-    /// What becomes of the process.
-    fn next(&self) -> Next {
-        match (&self.task.conversation, &self.session) {
-            _ if self.spent => Next::End,
-            (Some(conversation), Some(session_id)) => Next::Keep(Kept {
-                conversation: conversation.clone(),
-                session_id: session_id.clone(),
-            }),
-            _ => Next::Reset,
-        }
-    }
-
-    /// Notes the session, if it is one that can be gone on with.
-    fn has_session(&mut self, id: &str) {
-        if self.session.as_deref() != Some(id) && !id.is_empty() {
-            self.session = Some(id.to_owned());
-            if self.task.saves_session {
-                self.log.session(id);
-            }
-        }
-    }
-
-    /// Gets a process and begins the turn. A process that fails before it said
-    /// anything is replaced once: nothing was paid for.
-    async fn begin(&mut self, bench: &mut Bench, need: &Requirement) -> Result<(), Ended> {
-        for last_try in [false, true] {
-            let acquired = tokio::select! {
-                acquired = bench.acquire(self.inner, need, &self.task.caller) => acquired,
-                stop = stopped(self.inner, self.slot, self.task, self.deadline) => {
-                    return Err(Ended::stopped(stop, None, Microdollars::ZERO));
-                }
-            };
-            let failed = match acquired {
-                Ok(origin) => {
-                    self.origin = origin;
-                    let held = bench.held.as_mut().expect("acquired");
-                    self.slot.has_process(
-                        self.inner,
-                        held.session.pid(),
-                        origin == ProcessOrigin::Launch,
-                    );
-                    match held.session.begin(need.turn.clone()).await {
-                        Ok(()) => return Ok(()),
-                        Err(error) => error,
-                    }
-                }
-                Err(error) => error,
-            };
-            let final_word = matches!(failed, AgentError::Refused { .. } | AgentError::NoSession);
-            if last_try || final_word {
-                return Err(Ended::no_process(failed));
-            }
-            warn!(error = %failed, "the attempt takes another process");
-            bench.discard(Duration::ZERO).await;
-        }
-        Err(Ended::workspace("no process".to_owned()))
     }
 
     async fn turn(&mut self, bench: &mut Bench) -> Ended {

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::inner::Inner;
 use super::shelf::Shelf;
 use super::workspace::Roots;
-use super::{Options, Pool, admission, conversation, requirement, scheduler, upkeep};
+use super::{Options, Pool, admission, catalog, conversation, requirement, scheduler, upkeep};
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -106,6 +106,9 @@ impl Builder {
         let totals = store.totals().await.map_err(failed)?;
         let queued = totals.tasks.get(&State::Queued).copied().unwrap_or(0);
 
+        let catalog = catalog::fixed(&self.options.catalog_dirs)
+            .await
+            .map_err(failed)?;
         let default_settings = admission::pool_settings(&self.options.settings);
         let inner = Arc::new(Inner {
             store,
@@ -120,6 +123,7 @@ impl Builder {
             shelf: Shelf::default(),
             default_profile: requirement::profile(&default_settings, self.options.save_sessions),
             default_settings,
+            catalog,
             context: watch::channel(Arc::new(context)).0,
             context_change: Default::default(),
             wake: Notify::new(),
@@ -159,6 +163,7 @@ fn failed(error: impl std::fmt::Display) -> BuildError {
 /// callers time to come back.
 async fn recover(inner: &Inner) -> Result<(), Error> {
     let grace = inner.options.restart_grace;
+    let mut chains = Vec::new();
     for states in [vec![State::Running, State::Cancelling], vec![State::Queued]] {
         let mut query = Query {
             filter: Filter {
@@ -176,6 +181,9 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
             query.before = Some(last.task.id);
             for record in page {
                 let task = record.task;
+                if task.is_chain() && task.state == State::Cancelling {
+                    chains.push(task.id);
+                }
                 let waits_for_nobody = !task.attached || task.abandon_time.is_some();
                 if task.state == State::Queued && waits_for_nobody {
                     continue;
@@ -187,7 +195,7 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
             }
         }
     }
-    Ok(())
+    super::chain_steps::recover(inner, &chains).await
 }
 
 fn start(inner: &Arc<Inner>) {

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+use super::chain_steps;
 use super::options::Options;
 use super::process::Held;
 use super::requirement;
@@ -17,6 +18,7 @@ use super::shelf::Shelf;
 use super::slot::Slots;
 use super::workspace::Roots;
 use crate::agent::{Agent, Placement, Probe, Profile};
+use crate::catalog::Fixed;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Missing};
 use crate::id::{NodeId, TaskId};
@@ -43,6 +45,8 @@ pub(super) struct Inner {
     pub shelf: Shelf,
     pub default_settings: RunSettings,
     pub default_profile: Profile,
+    /// Skills and workflows of folders and of the program.
+    pub catalog: Fixed,
     /// The shared context now; wakes when it changes.
     pub context: watch::Sender<Arc<Context>>,
     /// Serialises changes of the context on this node.
@@ -110,8 +114,13 @@ impl Inner {
     pub async fn commit(
         &self,
         request: Option<Request>,
-        changes: Vec<Change>,
+        mut changes: Vec<Change>,
     ) -> Result<Vec<Committed>, StoreError> {
+        // What the end of a chain's step brings with it belongs to it.
+        for i in 0..changes.len() {
+            let followed = chain_steps::follow(self, &changes[i]).await?;
+            changes.extend(followed);
+        }
         let told = changes
             .iter()
             .map(|change| (change.from, change.task.clone(), change.result.clone()))
@@ -150,8 +159,8 @@ impl Inner {
         result: Option<Arc<crate::pb::TaskResult>>,
         committed: &Committed,
     ) {
-        let was_queued = from == Some(State::Queued);
-        let is_queued = task.state == State::Queued;
+        let was_queued = from == Some(State::Queued) && !task.is_chain();
+        let is_queued = task.state == State::Queued && !task.is_chain();
         self.queued.fetch_add(
             i64::from(is_queued) - i64::from(was_queued),
             Ordering::Relaxed,
@@ -168,7 +177,7 @@ impl Inner {
         if task.due_time().is_some() {
             self.due.notify_one();
         }
-        if task.state == State::Cancelling {
+        if task.state == State::Cancelling && !task.is_chain() {
             self.slots.cancel(&task);
         }
         if task.state.is_end() && task.conversation.is_some() {

@@ -122,8 +122,14 @@ pub(super) fn cut(mut text: String, max: usize) -> (String, bool) {
     if text.len() <= max {
         return (text, false);
     }
-    text.truncate(text.floor_char_boundary(max));
+    text.truncate(floor(&text, max));
     (text, true)
+}
+
+/// The longest length up to `max` at which `text` can be cut.
+pub(super) fn floor(text: &str, max: usize) -> usize {
+    let fits = |at: &usize| text.is_char_boundary(*at);
+    (0..=max.min(text.len())).rev().find(fits).unwrap_or(0)
 }
 
 /// Longest tool input or output in the log.

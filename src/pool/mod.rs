@@ -8,6 +8,10 @@ mod admission;
 mod attach;
 mod attempt;
 mod builder;
+mod catalog;
+mod chain_steps;
+mod chain_watch;
+mod chains;
 mod context;
 mod conversation;
 mod drain;
@@ -34,6 +38,7 @@ use std::time::Duration;
 
 pub use attach::Attachment;
 pub use builder::{BuildError, Builder};
+pub use chain_watch::ChainWatch;
 pub use drain::Drained;
 pub use fan_out::FanOut;
 pub use operate::{Scale, Scaled};
@@ -229,6 +234,9 @@ impl Pool {
         if !record.task.state.is_end() {
             return Err(Error::TaskNotFinished(record.task.state));
         }
+        if record.task.is_chain() {
+            return self.retry_chain(&record, request).await;
+        }
         let spec = record.spec.unwrap_or_default().received.clone();
         self.submit(Work {
             request,
@@ -333,7 +341,7 @@ impl Pool {
         let start = usize::try_from(offset).map_err(|_| outside())?;
         if !result.output_truncated {
             let rest = result.output.get(start..).ok_or_else(outside)?;
-            return Ok(rest[..rest.floor_char_boundary(OUTPUT_PIECE)].to_owned());
+            return Ok(rest[..log::floor(rest, OUTPUT_PIECE)].to_owned());
         }
         if i64::try_from(offset).is_ok_and(|offset| offset == result.output_bytes) {
             return Ok(String::new());
@@ -359,7 +367,13 @@ impl Pool {
     pub async fn cancel(&self, target: Target) -> Result<Cancelled, Error> {
         match target {
             Target::Task(id) => {
-                self.own(id, Parts::ROW).await?;
+                if self.own(id, Parts::ROW).await?.task.is_chain() {
+                    self.cancel_chain(id, true).await?;
+                    return Ok(Cancelled {
+                        task: Some(self.own(id, Parts::RESULT).await?),
+                        count: 1,
+                    });
+                }
                 let event = || TaskEvent::Cancel { by: "caller" };
                 match self.inner.change(id, event).await? {
                     Ok(changed) => Ok(Cancelled {
@@ -385,6 +399,9 @@ impl Pool {
         }
         let event = || TaskEvent::Cancel { by: "caller" };
         let count = self.inner.change_all(&own, event).await?;
+        for chain in own.iter().filter(|task| task.is_chain()) {
+            chain_steps::cancel_steps(&self.inner, chain.id, true).await?;
+        }
         Ok(Cancelled { task: None, count })
     }
 
@@ -455,6 +472,16 @@ impl Pool {
         let task = self.own(id, Parts::ROW).await?.task;
         if !task.state.is_end() {
             return Err(Error::TaskNotFinished(task.state));
+        }
+        if let Some(chain) = task.parent
+            && let Some(chain) = self.inner.store.record(chain, Parts::ROW).await?
+            && !chain.task.state.is_end()
+        {
+            // What a step gave is looked at until its chain has ended.
+            return Err(Error::TaskNotFinished(chain.task.state));
+        }
+        if task.is_chain() {
+            chain_steps::delete_steps(&self.inner, id).await?;
         }
         match self.inner.store.delete(id, task.version).await {
             // An ended task changes no more: it was deleted meanwhile.

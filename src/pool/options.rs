@@ -82,6 +82,9 @@ pub struct Options {
     pub queue_max: u64,
     /// Most streams at a time. Default 10,000.
     pub watchers_max: usize,
+    /// Folders with skills and workflows, read at the start; of two of one name
+    /// the one in the earlier folder holds. Default: none.
+    pub catalog_dirs: Vec<PathBuf>,
     /// Settings under every task's own.
     pub settings: DefaultSettings,
     /// The ceiling for every request.
@@ -189,6 +192,7 @@ impl Default for Options {
             session_retention: Duration::from_secs(24 * 3600),
             queue_max: 100_000,
             watchers_max: 10_000,
+            catalog_dirs: Vec::new(),
             settings: DefaultSettings::default(),
             policy: Policy::default(),
         }

@@ -205,6 +205,10 @@ impl Slot {
     }
 
     /// Gives it a task; it was taken before, so there is room.
+    #[allow(
+        clippy::result_large_err,
+        reason = "the task is handed back, it is no error that travels"
+    )]
     pub fn assign(&self, claimed: ClaimedTask) -> Result<(), ClaimedTask> {
         self.assign.try_send(claimed).map_err(|error| match error {
             mpsc::error::TrySendError::Full(claimed)

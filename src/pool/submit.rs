@@ -19,7 +19,7 @@ use crate::money::Microdollars;
 use crate::pb;
 use crate::store::{ClaimedTask, Request, StoreError};
 use crate::task::apply::{Claim, submit};
-use crate::task::{Change, Spec, State, Task, TaskEvent, apply};
+use crate::task::{Change, Recovery, Spec, State, Task, TaskEvent, apply};
 
 /// Most tasks of one fan-out.
 pub const FAN_OUT_MAX: usize = 10_000;
@@ -51,11 +51,9 @@ pub(super) async fn make(
     wish: Wish,
 ) -> Result<Made, Error> {
     let fingerprint = wish.request.map(|_| fingerprint(&specs, wish.group));
-    if let (Some(id), Some(fingerprint)) = (wish.request, fingerprint) {
-        // A repeat is answered also when new work would be refused.
-        if let Some(made) = inner.store.request(caller, id, inner.now()).await? {
-            return repeat(inner, made, fingerprint).await;
-        }
+    let known = fingerprint.unwrap_or_default();
+    if let Some(made) = earlier(inner, caller, wish.request, known).await? {
+        return Ok(made);
     }
     let count = i64::try_from(specs.len()).unwrap_or(i64::MAX);
     let new = admit(inner, caller, specs, &wish, count).await?;
@@ -69,21 +67,8 @@ pub(super) async fn make(
         ));
     }
     let tasks: Vec<TaskId> = changes.iter().map(|change| change.task.id).collect();
-    let first = *tasks
-        .first()
-        .ok_or_else(|| Error::invalid("tasks", "is required"))?;
-    let request = wish
-        .request
-        .zip(fingerprint)
-        .map(|(id, fingerprint)| Request {
-            caller: caller.clone(),
-            id,
-            fingerprint,
-            task: first,
-            group,
-            expire_time: now.after(inner.options.request_ttl),
-            deleted: false,
-        });
+    let request = wish.request.zip(fingerprint);
+    let request = remember(inner, caller, request, tasks.first().copied(), group);
     match commit(inner, request, changes).await {
         Ok(()) => Ok(Made {
             tasks,
@@ -92,8 +77,7 @@ pub(super) async fn make(
         }),
         Err(StoreError::RequestExists(made)) => {
             // The same call, at the same time, came first.
-            let fingerprint = fingerprint.unwrap_or_default();
-            repeat(inner, *made, fingerprint).await
+            repeat(inner, *made, known).await
         }
         Err(error) => Err(error.into()),
     }
@@ -106,12 +90,7 @@ async fn admit(
     wish: &Wish,
     count: i64,
 ) -> Result<Vec<(pb::TaskSpec, Admitted)>, Error> {
-    if inner.draining.is_cancelled() {
-        return Err(Error::Draining);
-    }
-    if inner.pause_reason().is_some() {
-        return Err(Error::Paused);
-    }
+    may_take(inner, count)?;
     if !(1..=FAN_OUT_MAX).contains(&specs.len()) {
         return Err(Error::invalid(
             "tasks",
@@ -141,20 +120,68 @@ async fn admit(
     if !wrong.is_empty() {
         return Err(Error::Invalid(wrong));
     }
+    let most = new.iter().map(|(_, admitted)| admitted.budget).max();
+    may_afford(inner, most.unwrap_or_default()).await?;
+    Ok(new)
+}
+
+/// Whether so much more work is taken now.
+pub(super) fn may_take(inner: &Inner, count: i64) -> Result<(), Error> {
+    if inner.draining.is_cancelled() {
+        return Err(Error::Draining);
+    }
+    if inner.pause_reason().is_some() {
+        return Err(Error::Paused);
+    }
     let queue_max = i64::try_from(inner.options.queue_max).unwrap_or(i64::MAX);
-    if inner.queued.load(Ordering::Relaxed).saturating_add(count) > queue_max {
+    let queued = inner.queued.load(Ordering::Relaxed).max(0);
+    if queued.saturating_add(count) > queue_max {
         return Err(Error::QueueFull);
     }
-    if inner.budget_limited() {
-        let funds = inner.store.totals().await?.funds;
-        let hopeless = new
-            .iter()
-            .any(|(_, admitted)| !funds.could_ever_cover(admitted.budget));
-        if hopeless {
-            return Err(Error::BudgetExhausted);
-        }
+    Ok(())
+}
+
+/// Whether the pool's budget could cover a task that may cost so much.
+pub(super) async fn may_afford(inner: &Inner, budget: Microdollars) -> Result<(), Error> {
+    if inner.budget_limited() && !inner.store.totals().await?.funds.could_ever_cover(budget) {
+        return Err(Error::BudgetExhausted);
     }
-    Ok(new)
+    Ok(())
+}
+
+/// What the same request made before, if it did.
+pub(super) async fn earlier(
+    inner: &Inner,
+    caller: &CallerId,
+    request: Option<RequestId>,
+    fingerprint: [u8; 32],
+) -> Result<Option<Made>, Error> {
+    let Some(id) = request else { return Ok(None) };
+    // A repeat is answered also when new work would be refused.
+    match inner.store.request(caller, id, inner.now()).await? {
+        Some(made) => repeat(inner, made, fingerprint).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// What is remembered of a call that has a request.
+pub(super) fn remember(
+    inner: &Inner,
+    caller: &CallerId,
+    request: Option<(RequestId, [u8; 32])>,
+    first: Option<TaskId>,
+    group: Option<GroupId>,
+) -> Option<Request> {
+    let (id, fingerprint) = request?;
+    Some(Request {
+        caller: caller.clone(),
+        id,
+        fingerprint,
+        task: first?,
+        group,
+        expire_time: inner.now().after(inner.options.request_ttl),
+        deleted: false,
+    })
 }
 
 fn first_change(
@@ -166,45 +193,61 @@ fn first_change(
     place: u32,
     now: Timestamp,
 ) -> Change {
-    let task = Task {
+    let mut task = new_task(caller, now);
+    task.tags.clone_from(&spec.tags);
+    task.group = group;
+    task.place = place;
+    task.request = wish.request;
+    task.queue_deadline = admitted.queue_timeout.map(|wait| now.after(wait));
+    task.attached = wish.attached;
+    task.budget = admitted.budget;
+    task.recovery = admitted.recovery;
+    task.saves_session = admitted.saves_session;
+    task.conversation = admitted.conversation;
+    let spec = Arc::new(Spec {
+        received: spec,
+        effective: admitted.effective,
+        chain: None,
+    });
+    submit(task, spec)
+}
+
+/// A task as it begins.
+pub(super) fn new_task(caller: &CallerId, now: Timestamp) -> Task {
+    Task {
         id: TaskId::new(),
         version: 1,
         caller: caller.clone(),
         state: State::Queued,
-        tags: spec.tags.clone(),
-        group,
+        tags: Vec::new(),
+        group: None,
         parent: None,
-        place,
+        place: 0,
         rank: 1,
-        request: wish.request,
+        request: None,
         create_time: now,
         ready_time: now,
         start_time: None,
         end_time: None,
-        queue_deadline: admitted.queue_timeout.map(|wait| now.after(wait)),
-        attached: wish.attached,
+        queue_deadline: None,
+        attached: false,
         abandon_time: None,
         attempt: 0,
         burnt: 0,
         slot: None,
         lease: None,
         session_id: String::new(),
-        saves_session: admitted.saves_session,
-        conversation: admitted.conversation,
+        saves_session: false,
+        conversation: None,
         context_revision: 0,
-        budget: admitted.budget,
+        budget: Microdollars::ZERO,
         reserved: Microdollars::ZERO,
         cost: Microdollars::ZERO,
         attempt_cost: Microdollars::ZERO,
         cost_estimated: false,
-        recovery: admitted.recovery,
+        recovery: Recovery::Restart,
         last_sequence: 0,
-    };
-    let spec = Arc::new(Spec {
-        received: spec,
-        effective: admitted.effective,
-    });
-    submit(task, spec)
+    }
 }
 
 /// Commits new tasks. A single one that finds an idle slot while nothing waits
@@ -292,7 +335,11 @@ async fn commit_claimed(
 }
 
 /// What the same request made before.
-async fn repeat(inner: &Inner, made: Request, fingerprint: [u8; 32]) -> Result<Made, Error> {
+pub(super) async fn repeat(
+    inner: &Inner,
+    made: Request,
+    fingerprint: [u8; 32],
+) -> Result<Made, Error> {
     if made.fingerprint != fingerprint {
         return Err(Error::RequestIdReused);
     }

@@ -925,3 +925,5 @@ async fn long_output_is_kept_whole_and_read_in_pieces() {
     }
     assert_eq!(whole, long);
 }
+
+mod chains;

@@ -1,69 +1,113 @@
-//! `claudepool.v1.CatalogService`: nothing of it is built yet.
+//! `claudepool.v1.CatalogService`.
 
 use tonic::{Request, Response, Status};
 
-use crate::error::Error;
+use super::convert;
+use super::handle::Handle;
 use crate::pb;
 use crate::pb::server::catalog_service_server::CatalogService;
 
 /// The service.
-pub struct Service;
+pub struct Service {
+    handle: Handle,
+}
+
+impl Service {
+    /// Over a server's pool.
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+}
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn not_built<T>(what: &'static str) -> Answer<T> {
-    Err(Error::NotBuiltYet(what).into())
-}
-
 #[tonic::async_trait]
 impl CatalogService for Service {
-    async fn put_skill(&self, _: Request<pb::PutSkillRequest>) -> Answer<pb::PutSkillResponse> {
-        not_built("PutSkill")
+    async fn put_skill(
+        &self,
+        request: Request<pb::PutSkillRequest>,
+    ) -> Answer<pb::PutSkillResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let skill = convert::present("skill", request.into_inner().skill)?;
+        let skill = Some(pool.put_skill(skill).await?);
+        Ok(Response::new(pb::PutSkillResponse { skill }))
     }
 
-    async fn get_skill(&self, _: Request<pb::GetSkillRequest>) -> Answer<pb::GetSkillResponse> {
-        not_built("GetSkill")
+    async fn get_skill(
+        &self,
+        request: Request<pb::GetSkillRequest>,
+    ) -> Answer<pb::GetSkillResponse> {
+        let pool = self.handle.pool_for(&request)?;
+        let name = convert::required("name", request.into_inner().name)?;
+        let skill = Some(pool.get_skill(&name).await?);
+        Ok(Response::new(pb::GetSkillResponse { skill }))
     }
 
     async fn list_skills(
         &self,
-        _: Request<pb::ListSkillsRequest>,
+        request: Request<pb::ListSkillsRequest>,
     ) -> Answer<pb::ListSkillsResponse> {
-        not_built("ListSkills")
+        let pool = self.handle.pool_for(&request)?;
+        let request = request.into_inner();
+        let size = convert::page_size(request.page_size)?;
+        let (skills, next_page_token) = pool.list_skills(size, &request.page_token).await?;
+        Ok(Response::new(pb::ListSkillsResponse {
+            skills,
+            next_page_token,
+        }))
     }
 
     async fn delete_skill(
         &self,
-        _: Request<pb::DeleteSkillRequest>,
+        request: Request<pb::DeleteSkillRequest>,
     ) -> Answer<pb::DeleteSkillResponse> {
-        not_built("DeleteSkill")
+        let pool = self.handle.pool_for(&request)?;
+        let name = convert::required("name", request.into_inner().name)?;
+        pool.delete_skill(&name).await?;
+        Ok(Response::new(pb::DeleteSkillResponse {}))
     }
 
     async fn put_workflow(
         &self,
-        _: Request<pb::PutWorkflowRequest>,
+        request: Request<pb::PutWorkflowRequest>,
     ) -> Answer<pb::PutWorkflowResponse> {
-        not_built("PutWorkflow")
+        let pool = self.handle.pool_for(&request)?;
+        let workflow = convert::present("workflow", request.into_inner().workflow)?;
+        let workflow = Some(pool.put_workflow(workflow).await?);
+        Ok(Response::new(pb::PutWorkflowResponse { workflow }))
     }
 
     async fn get_workflow(
         &self,
-        _: Request<pb::GetWorkflowRequest>,
+        request: Request<pb::GetWorkflowRequest>,
     ) -> Answer<pb::GetWorkflowResponse> {
-        not_built("GetWorkflow")
+        let pool = self.handle.pool_for(&request)?;
+        let name = convert::required("name", request.into_inner().name)?;
+        let workflow = Some(pool.get_workflow(&name).await?);
+        Ok(Response::new(pb::GetWorkflowResponse { workflow }))
     }
 
     async fn list_workflows(
         &self,
-        _: Request<pb::ListWorkflowsRequest>,
+        request: Request<pb::ListWorkflowsRequest>,
     ) -> Answer<pb::ListWorkflowsResponse> {
-        not_built("ListWorkflows")
+        let pool = self.handle.pool_for(&request)?;
+        let request = request.into_inner();
+        let size = convert::page_size(request.page_size)?;
+        let (workflows, next_page_token) = pool.list_workflows(size, &request.page_token).await?;
+        Ok(Response::new(pb::ListWorkflowsResponse {
+            workflows,
+            next_page_token,
+        }))
     }
 
     async fn delete_workflow(
         &self,
-        _: Request<pb::DeleteWorkflowRequest>,
+        request: Request<pb::DeleteWorkflowRequest>,
     ) -> Answer<pb::DeleteWorkflowResponse> {
-        not_built("DeleteWorkflow")
+        let pool = self.handle.pool_for(&request)?;
+        let name = convert::required("name", request.into_inner().name)?;
+        pool.delete_workflow(&name).await?;
+        Ok(Response::new(pb::DeleteWorkflowResponse {}))
     }
 }

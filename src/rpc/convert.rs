@@ -134,6 +134,11 @@ pub fn required(field: &str, text: String) -> Result<String, Error> {
     Ok(text)
 }
 
+/// A message that must not be left out.
+pub fn present<T>(field: &str, message: Option<T>) -> Result<T, Error> {
+    message.ok_or_else(|| Error::invalid(field, "is required"))
+}
+
 /// A required task id.
 pub fn task_id(text: &str) -> Result<TaskId, Error> {
     id("task_id", text).map_err(one)
@@ -221,6 +226,40 @@ pub fn watch_task(r: &pb::WatchTaskRequest) -> Result<(TaskId, u64, Duration), E
         return check.refuse();
     };
     Ok((task, r.after_sequence, interval))
+}
+
+/// WatchChain: the chain and the longest silence.
+pub fn watch_chain(r: &pb::WatchChainRequest) -> Result<(TaskId, Duration), Error> {
+    let mut check = Check::default();
+    let task = check.take(id("task_id", &r.task_id));
+    let interval = check.take(heartbeat(r.heartbeat_interval.as_ref()));
+    let (Some(task), Some(interval)) = (task, interval) else {
+        return check.refuse();
+    };
+    Ok((task, interval))
+}
+
+/// CancelChain: the chain, and whether its current step is cancelled too.
+pub fn cancel_chain(r: &pb::CancelChainRequest) -> Result<(TaskId, bool), Error> {
+    let mut check = Check::default();
+    let task = check.take(id("task_id", &r.task_id));
+    let mode = check.take(match pb::CancelChainMode::try_from(r.mode) {
+        Ok(pb::CancelChainMode::Unspecified | pb::CancelChainMode::AfterStep) => Ok(false),
+        Ok(pb::CancelChainMode::Now) => Ok(true),
+        Err(_) => Err(Violation::new(
+            "mode",
+            "is no CancelChainMode that this server knows",
+        )),
+    });
+    let (Some(task), Some(now)) = (task, mode) else {
+        return check.refuse();
+    };
+    Ok((task, now))
+}
+
+/// The request_id of a call that has nothing else to check here.
+pub fn request(text: &str) -> Result<Option<RequestId>, Error> {
+    request_id(text).map_err(one)
 }
 
 /// Cancel.
@@ -435,7 +474,10 @@ pub fn task(record: Record, shown: Shown) -> pb::Task {
     let spec = spec
         .filter(|_| shown == Shown::Whole)
         .map(Arc::unwrap_or_clone);
-    let (received, effective) = spec.map(|s| (s.received, s.effective)).unzip();
+    let (received, effective, chain) = match spec {
+        Some(spec) => (Some(spec.received), Some(spec.effective), spec.chain),
+        None => (None, None, None),
+    };
     let text = |id: Option<String>| id.unwrap_or_default();
     pb::Task {
         task_id: task.id.to_string(),
@@ -463,7 +505,7 @@ pub fn task(record: Record, shown: Shown) -> pb::Task {
         request_id: text(task.request.map(|r| r.to_string())),
         context_revision: revision(task.context_revision),
         abandon_time: task.abandon_time.map(Timestamp::to_proto),
-        chain: None,
+        chain,
     }
 }
 

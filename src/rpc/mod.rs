@@ -109,7 +109,7 @@ impl Server {
                     .max_decoding_message_size(REQUEST_BYTES_MAX),
             )
             .add_service(
-                CatalogServiceServer::new(catalog::Service)
+                CatalogServiceServer::new(catalog::Service::new(handle.clone()))
                     .max_decoding_message_size(REQUEST_BYTES_MAX),
             )
             .add_service(

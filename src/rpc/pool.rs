@@ -4,8 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, Shown};
 use super::handle::Handle;
-use super::streams::{self, Items, Log, Messages, Output, Run, Statuses};
-use crate::error::Error;
+use super::streams::{self, Chain, Items, Log, Messages, Output, Run, Statuses};
 use crate::event::wire;
 use crate::pb;
 use crate::pb::server::pool_service_server::PoolService;
@@ -23,10 +22,6 @@ impl Service {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-
-fn not_built<T>(what: &'static str) -> Answer<T> {
-    Err(Error::NotBuiltYet(what).into())
-}
 
 #[tonic::async_trait]
 impl PoolService for Service {
@@ -138,44 +133,74 @@ impl PoolService for Service {
 
     async fn submit_chain(
         &self,
-        _: Request<pb::SubmitChainRequest>,
+        request: Request<pb::SubmitChainRequest>,
     ) -> Answer<pb::SubmitChainResponse> {
-        not_built("SubmitChain")
+        let pool = self.handle.pool_for(&request)?;
+        let call = request.into_inner();
+        let id = convert::request(&call.request_id)?;
+        let task = pool.submit_chain(call.steps, call.options, id).await?;
+        let task_id = task.to_string();
+        Ok(Response::new(pb::SubmitChainResponse { task_id }))
     }
 
     async fn fan_out_chains(
         &self,
-        _: Request<pb::FanOutChainsRequest>,
+        request: Request<pb::FanOutChainsRequest>,
     ) -> Answer<pb::FanOutChainsResponse> {
-        not_built("FanOutChains")
+        let pool = self.handle.pool_for(&request)?;
+        let call = request.into_inner();
+        let id = convert::request(&call.request_id)?;
+        let (group, tasks) = pool.fan_out_chains(call.chains, call.options, id).await?;
+        Ok(Response::new(pb::FanOutChainsResponse {
+            task_ids: tasks.iter().map(ToString::to_string).collect(),
+            group_id: group.to_string(),
+        }))
     }
 
     async fn submit_workflow(
         &self,
-        _: Request<pb::SubmitWorkflowRequest>,
+        request: Request<pb::SubmitWorkflowRequest>,
     ) -> Answer<pb::SubmitWorkflowResponse> {
-        not_built("SubmitWorkflow")
+        let pool = self.handle.pool_for(&request)?;
+        let call = request.into_inner();
+        let id = convert::request(&call.request_id)?;
+        let name = convert::required("name", call.name)?;
+        let task = pool
+            .submit_workflow(&name, call.arguments, call.options, id)
+            .await?;
+        let task_id = task.to_string();
+        Ok(Response::new(pb::SubmitWorkflowResponse { task_id }))
     }
 
     async fn get_chain_progress(
         &self,
-        _: Request<pb::GetChainProgressRequest>,
+        request: Request<pb::GetChainProgressRequest>,
     ) -> Answer<pb::GetChainProgressResponse> {
-        not_built("GetChainProgress")
+        let pool = self.handle.pool_for(&request)?;
+        let task = convert::task_id(&request.into_inner().task_id)?;
+        let progress = Some(pool.chain_progress(task).await?);
+        Ok(Response::new(pb::GetChainProgressResponse { progress }))
     }
 
     async fn watch_chain(
         &self,
-        _: Request<pb::WatchChainRequest>,
+        request: Request<pb::WatchChainRequest>,
     ) -> Answer<Self::WatchChainStream> {
-        not_built("WatchChain")
+        let pool = self.handle.pool_for(&request)?;
+        let (task, interval) = convert::watch_chain(&request.into_inner())?;
+        let watch = pool.watch_chain(task).await?;
+        Ok(streams::stream(Chain(watch), interval, &self.handle))
     }
 
     async fn cancel_chain(
         &self,
-        _: Request<pb::CancelChainRequest>,
+        request: Request<pb::CancelChainRequest>,
     ) -> Answer<pb::CancelChainResponse> {
-        not_built("CancelChain")
+        let pool = self.handle.pool_for(&request)?;
+        let (task, now) = convert::cancel_chain(&request.into_inner())?;
+        pool.cancel_chain(task, now).await?;
+        let progress = Some(pool.chain_progress(task).await?);
+        Ok(Response::new(pb::CancelChainResponse { progress }))
     }
 
     async fn get_task(&self, request: Request<pb::GetTaskRequest>) -> Answer<pb::GetTaskResponse> {

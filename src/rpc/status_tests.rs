@@ -55,6 +55,16 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             "CONTEXT_KEY_NOT_FOUND",
         ),
         (
+            Error::NotFound(Missing::Skill),
+            Code::NotFound,
+            "SKILL_NOT_FOUND",
+        ),
+        (
+            Error::NotFound(Missing::Workflow),
+            Code::NotFound,
+            "WORKFLOW_NOT_FOUND",
+        ),
+        (
             Error::TaskFinished(State::Failed),
             Code::FailedPrecondition,
             "TASK_FINISHED",

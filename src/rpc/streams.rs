@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::event::wire;
 use crate::id::TaskId;
 use crate::pb;
-use crate::pool::{Attachment, FanOut, Pool, Running, StatusWatch, Tail};
+use crate::pool::{Attachment, ChainWatch, FanOut, Pool, Running, StatusWatch, Tail};
 
 /// What a streaming method returns.
 pub type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
@@ -170,6 +170,27 @@ impl Source for Items {
     fn heartbeat(beat: pb::Heartbeat) -> Self::Message {
         pb::FanOutResponse {
             item: Some(pb::fan_out_response::Item::Heartbeat(beat)),
+        }
+    }
+}
+
+/// A chain's progress.
+pub struct Chain(pub ChainWatch);
+
+impl Source for Chain {
+    type Message = pb::WatchChainResponse;
+    const WAITS: bool = true;
+
+    async fn next(&mut self) -> Result<Option<Self::Message>, Error> {
+        let progress = self.0.next().await?;
+        Ok(progress.map(|progress| pb::WatchChainResponse {
+            item: Some(pb::watch_chain_response::Item::Progress(progress)),
+        }))
+    }
+
+    fn heartbeat(beat: pb::Heartbeat) -> Self::Message {
+        pb::WatchChainResponse {
+            item: Some(pb::watch_chain_response::Item::Heartbeat(beat)),
         }
     }
 }

@@ -7,6 +7,7 @@
 //! ```
 //! makes a module `memory` with one test per case.
 
+mod catalog;
 mod claim;
 mod commit;
 mod conversation;
@@ -91,6 +92,10 @@ macro_rules! for_each_store_case {
             money: money_spent_stays_spent_when_its_task_is_deleted
             money: the_context_is_changed_at_its_revision_only
             money: the_context_is_read_sorted_and_dated
+            catalog: an_entry_is_put_replaced_and_deleted
+            catalog: skills_and_workflows_share_no_names
+            catalog: pages_of_the_catalog_go_by_name
+            catalog: no_more_entries_are_made_than_allowed
             money: a_closed_store_is_unavailable
         }
     };

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Batch, ClaimRequest, Claimed, Committed, Context, Due, Fence, LogEntry, Note, Parts, Query,
-    Request, SessionRef, Store, StoreError, Totals,
+    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Committed, Context, Due, Fence,
+    LogEntry, Note, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
@@ -168,6 +168,36 @@ impl Store for Faulty {
         now: Timestamp,
     ) -> Result<u64, StoreError> {
         self.up()?.set_context(revision, key, value, now).await
+    }
+
+    async fn catalog_entry(
+        &self,
+        kind: CatalogKind,
+        name: &str,
+    ) -> Result<Option<CatalogEntry>, StoreError> {
+        self.up()?.catalog_entry(kind, name).await
+    }
+
+    async fn catalog(
+        &self,
+        kind: CatalogKind,
+        after: &str,
+        bytes_max: usize,
+    ) -> Result<Vec<CatalogEntry>, StoreError> {
+        self.up()?.catalog(kind, after, bytes_max).await
+    }
+
+    async fn put_catalog(
+        &self,
+        kind: CatalogKind,
+        entry: CatalogEntry,
+        most: usize,
+    ) -> Result<bool, StoreError> {
+        self.up()?.put_catalog(kind, entry, most).await
+    }
+
+    async fn delete_catalog(&self, kind: CatalogKind, name: &str) -> Result<bool, StoreError> {
+        self.up()?.delete_catalog(kind, name).await
     }
 
     async fn close(&self) {

@@ -10,8 +10,9 @@ use bytes::Bytes;
 
 use super::choice::Choice;
 use super::{
-    Batch, ClaimRequest, Claimed, ClaimedTask, Committed, Context, ContextValue, Due, Fence,
-    LogEntry, Note, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
+    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, ClaimedTask, Committed, Context,
+    ContextValue, Due, Fence, LogEntry, Note, Parts, Query, Request, SessionRef, Store, StoreError,
+    Totals,
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
@@ -298,6 +299,57 @@ impl Store for Memory {
             }
         }
         Ok(context.revision)
+    }
+
+    async fn catalog_entry(
+        &self,
+        kind: CatalogKind,
+        name: &str,
+    ) -> Result<Option<CatalogEntry>, StoreError> {
+        let inner = self.lock()?;
+        Ok(inner.catalog.get(&(kind, name.to_owned())).cloned())
+    }
+
+    async fn catalog(
+        &self,
+        kind: CatalogKind,
+        after: &str,
+        bytes_max: usize,
+    ) -> Result<Vec<CatalogEntry>, StoreError> {
+        let inner = self.lock()?;
+        let from = Bound::Excluded((kind, after.to_owned()));
+        let mut bytes = 0;
+        Ok(inner
+            .catalog
+            .range((from, Bound::Unbounded))
+            .take_while(|((of, _), entry)| {
+                let first = bytes == 0;
+                bytes += entry.bytes.len().max(1);
+                *of == kind && (first || bytes <= bytes_max)
+            })
+            .map(|(_, entry)| entry.clone())
+            .collect())
+    }
+
+    async fn put_catalog(
+        &self,
+        kind: CatalogKind,
+        entry: CatalogEntry,
+        most: usize,
+    ) -> Result<bool, StoreError> {
+        let mut inner = self.lock()?;
+        let key = (kind, entry.name.clone());
+        let there = inner.catalog.keys().filter(|(of, _)| *of == kind).count();
+        if there >= most && !inner.catalog.contains_key(&key) {
+            return Ok(false);
+        }
+        inner.catalog.insert(key, entry);
+        Ok(true)
+    }
+
+    async fn delete_catalog(&self, kind: CatalogKind, name: &str) -> Result<bool, StoreError> {
+        let mut inner = self.lock()?;
+        Ok(inner.catalog.remove(&(kind, name.to_owned())).is_some())
     }
 
     async fn close(&self) {

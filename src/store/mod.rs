@@ -5,6 +5,8 @@
 //! argument. Nothing is acknowledged before it is committed, and everything in
 //! memory can be rebuilt from here.
 
+mod attempt;
+mod catalog;
 mod choice;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -15,6 +17,8 @@ pub mod memory;
 mod row;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+
+pub use attempt::{Fence, Note, SessionRef};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +32,8 @@ use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, Ta
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::task::{Change, Record, SavedSession, Spec, State, Task};
+
+pub use catalog::{CatalogEntry, CatalogKind};
 
 /// What is committed in one transaction: all of it or nothing.
 #[derive(Clone, Debug, Default)]
@@ -93,8 +99,7 @@ pub struct Committed {
 pub struct ClaimRequest {
     /// The slots that want one task each, in order of preference.
     pub slots: Vec<SlotId>,
-    /// Whose conversation a slot keeps: it is preferred for that one, and
-    /// taken last for others.
+    /// The conversations that slots keep: preferred for it, last for others.
     pub keeps: BTreeMap<SlotId, (CallerId, ConversationId)>,
     /// Their node.
     pub node: NodeId,
@@ -133,43 +138,6 @@ pub struct ClaimedTask {
     pub spec: Arc<Spec>,
     /// What the claim added to its log.
     pub committed: Committed,
-}
-
-/// Who appends to a running task's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fence {
-    /// The task.
-    pub task: TaskId,
-    /// The attempt. An append of another one is refused.
-    pub attempt: u32,
-}
-
-/// What is noted of a running attempt besides its log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Note {
-    /// What it cost so far.
-    pub cost: Option<Microdollars>,
-    /// Its session.
-    pub session_id: Option<String>,
-}
-
-impl Note {
-    /// A cost alone.
-    pub fn cost(cost: Microdollars) -> Self {
-        Self {
-            cost: Some(cost),
-            session_id: None,
-        }
-    }
-}
-
-/// Which saved session is looked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SessionRef {
-    /// The one of this id.
-    Id(String),
-    /// The last one of a conversation.
-    Conversation(ConversationId),
 }
 
 /// Which parts of a task are read besides the row.
@@ -422,9 +390,8 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets a saved session; harmless if it is not there.
     async fn forget_session(&self, id: &str) -> Result<(), StoreError>;
 
-    /// Forgets sessions that were last used before a moment and whose
-    /// conversation no unfinished task goes on with; at most `limit`, the
-    /// longest unused first. Gives their ids.
+    /// Forgets sessions last used before a moment, unless an unfinished task
+    /// goes on with them; the longest unused first. Gives their ids.
     async fn expire_sessions(
         &self,
         before: Timestamp,
@@ -449,6 +416,34 @@ pub trait Store: Send + Sync + 'static {
         value: Option<&str>,
         now: Timestamp,
     ) -> Result<u64, StoreError>;
+
+    /// A stored skill or workflow.
+    async fn catalog_entry(
+        &self,
+        kind: CatalogKind,
+        name: &str,
+    ) -> Result<Option<CatalogEntry>, StoreError>;
+
+    /// Stored skills or workflows whose names come after `after`, by name, up to
+    /// about `bytes_max` bytes but at least one if there is any.
+    async fn catalog(
+        &self,
+        kind: CatalogKind,
+        after: &str,
+        bytes_max: usize,
+    ) -> Result<Vec<CatalogEntry>, StoreError>;
+
+    /// Makes or replaces a skill or workflow; false, and nothing is changed, if
+    /// it is a new one and there are `most` of the kind already.
+    async fn put_catalog(
+        &self,
+        kind: CatalogKind,
+        entry: CatalogEntry,
+        most: usize,
+    ) -> Result<bool, StoreError>;
+
+    /// Deletes a stored skill or workflow; whether it was there.
+    async fn delete_catalog(&self, kind: CatalogKind, name: &str) -> Result<bool, StoreError>;
 
     /// Finishes what is under way and closes. Later calls are `Unavailable`.
     async fn close(&self);

@@ -198,8 +198,17 @@ pub(super) fn integer(count: u64) -> i64 {
 }
 
 /// What was asked, as it was encoded.
-pub(super) fn spec(task: TaskId, received: &[u8], effective: &[u8]) -> Result<Spec, StoreError> {
+pub(super) fn spec(
+    task: TaskId,
+    received: &[u8],
+    effective: &[u8],
+    chain: Option<&[u8]>,
+) -> Result<Spec, StoreError> {
     Ok(Spec {
+        chain: chain
+            .map(pb::ChainSpec::decode)
+            .transpose()
+            .map_err(|_| damaged(task, "chain"))?,
         received: pb::TaskSpec::decode(received).map_err(|_| damaged(task, "spec"))?,
         effective: pb::RunSettings::decode(effective).map_err(|_| damaged(task, "settings"))?,
     })

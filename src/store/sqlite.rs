@@ -3,6 +3,7 @@
 //! One thread writes, a few connections read. A lock file beside
 //! the database keeps a second server out.
 
+mod catalog;
 mod fault;
 mod open;
 mod read;
@@ -21,8 +22,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Batch, ClaimRequest, Claimed, Committed, Context, Due, Fence, LogEntry, Note, OpenError, Parts,
-    Query, Request, SessionRef, Store, StoreError, Totals,
+    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Committed, Context, Due, Fence,
+    LogEntry, Note, OpenError, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
@@ -291,6 +292,45 @@ impl Store for Sqlite {
         let (key, value) = (key.to_owned(), value.map(str::to_owned));
         self.writer()?
             .call(move |tx| tx.set_context(revision, &key, value.as_deref(), now))
+            .await
+    }
+
+    async fn catalog_entry(
+        &self,
+        kind: CatalogKind,
+        name: &str,
+    ) -> Result<Option<CatalogEntry>, StoreError> {
+        let name = name.to_owned();
+        self.read(move |conn| catalog::entry(conn, kind, &name))
+            .await
+    }
+
+    async fn catalog(
+        &self,
+        kind: CatalogKind,
+        after: &str,
+        bytes_max: usize,
+    ) -> Result<Vec<CatalogEntry>, StoreError> {
+        let after = after.to_owned();
+        self.read(move |conn| catalog::page(conn, kind, &after, bytes_max))
+            .await
+    }
+
+    async fn put_catalog(
+        &self,
+        kind: CatalogKind,
+        entry: CatalogEntry,
+        most: usize,
+    ) -> Result<bool, StoreError> {
+        self.writer()?
+            .call(move |tx| catalog::put(tx.conn, kind, &entry, most))
+            .await
+    }
+
+    async fn delete_catalog(&self, kind: CatalogKind, name: &str) -> Result<bool, StoreError> {
+        let name = name.to_owned();
+        self.writer()?
+            .call(move |tx| catalog::delete(tx.conn, kind, &name))
             .await
     }
 

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::apply_chain::{ChainEvent, apply_chain};
 use super::{Change, Lease, Recovery, SavedSession, Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
@@ -24,6 +25,10 @@ use crate::pb::{self, FailureReason, ProcessOrigin, RequeueReason};
 pub const CRASHES_MAX: u32 = 3;
 
 /// What happens to a task.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time, for as long as a decision takes"
+)]
 #[derive(Clone, Debug)]
 pub enum TaskEvent {
     /// A slot takes it.
@@ -131,6 +136,17 @@ pub fn submit(task: Task, spec: Arc<Spec>) -> Change {
 /// it is so already.
 pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Change>, Conflict> {
     let conflict = Conflict { state: task.state };
+    if task.is_chain() {
+        return match event {
+            TaskEvent::Cancel { by } => apply_chain(task, ChainEvent::Cancel { by }, now),
+            // Nothing runs for it: its steps are what a crash interrupts.
+            TaskEvent::Recover { .. } | TaskEvent::Abandon(_) => Ok(None),
+            TaskEvent::Claim(_)
+            | TaskEvent::Finish(_)
+            | TaskEvent::Requeue(_)
+            | TaskEvent::Expire { .. } => Err(conflict),
+        };
+    }
     match event {
         TaskEvent::Claim(claim) => match task.state {
             State::Queued => Ok(Some(begin(task, claim, now))),
@@ -168,15 +184,7 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
                 ProcessOrigin::Unspecified,
                 now,
             ))),
-            State::Running => {
-                let mut change = Change::of(task);
-                change.task.state = State::Cancelling;
-                change.task.abandon_time = None;
-                change
-                    .events
-                    .push(Kind::Cancelling(pb::Cancelling { by: by.to_owned() }));
-                Ok(Some(change))
-            }
+            State::Running => Ok(Some(cancelling(task, by))),
             State::Cancelling | State::Cancelled => Ok(None),
             State::Succeeded | State::Failed | State::Skipped => Err(conflict),
         },
@@ -200,6 +208,16 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
         },
         TaskEvent::Recover { grace } => Ok(recover(task, grace, now)),
     }
+}
+
+/// A cancel that waits for something to end.
+pub(super) fn cancelling(task: &Task, by: &str) -> Change {
+    let mut change = Change::of(task);
+    change.task.state = State::Cancelling;
+    change.task.abandon_time = None;
+    let by = by.to_owned();
+    change.events.push(Kind::Cancelling(pb::Cancelling { by }));
+    change
 }
 
 fn begin(task: &Task, claim: Claim, now: Timestamp) -> Change {
@@ -263,6 +281,11 @@ fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
     row.burnt += u32::from(requeue.burn);
     // What has run once has had its slot: only the first wait is limited.
     row.queue_deadline = None;
+    // Only an interrupted attempt is gone on with; this one is tried anew.
+    let anew = [RequeueReason::Retry, RequeueReason::RateLimited];
+    if anew.contains(&requeue.reason) {
+        change.leave_session(now);
+    }
     change.events.push(Kind::Requeued(pb::Requeued {
         reason: requeue.reason as i32,
         ready_time: Some(change.task.ready_time.to_proto()),
@@ -273,7 +296,7 @@ fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
 }
 
 fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
-    let change = match task.state {
+    let mut change = match task.state {
         State::Running => {
             let lost = Requeue {
                 attempt: task.attempt,
@@ -315,7 +338,6 @@ fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
         State::Succeeded | State::Failed | State::Cancelled | State::Skipped => return None,
     };
     // No caller is attached to a server that has just started.
-    let mut change = change;
     let row = &mut change.task;
     let orphaned = row.attached && !row.state.is_end() && row.abandon_time.is_none();
     if orphaned {
@@ -351,14 +373,7 @@ fn end(
     row.abandon_time = None;
     result.cost_microdollars = row.cost.0;
     result.cost_estimated = row.cost_estimated;
-    if row.saves_session && !row.session_id.is_empty() {
-        change.session = Some(SavedSession {
-            id: row.session_id.clone(),
-            caller: row.caller.clone(),
-            conversation: row.conversation.clone(),
-            used_time: now,
-        });
-    }
+    change.session = SavedSession::of(row, now);
     change.events.push(Kind::Finished(pb::Finished {
         state: state.to_proto() as i32,
         result: Some(result.clone()),

@@ -47,6 +47,19 @@ pub struct SavedSession {
     pub used_time: Timestamp,
 }
 
+impl SavedSession {
+    /// What a task's attempt leaves, if its sessions are saved.
+    pub fn of(task: &Task, now: Timestamp) -> Option<Self> {
+        let saved = task.saves_session && !task.session_id.is_empty();
+        saved.then(|| Self {
+            id: task.session_id.clone(),
+            caller: task.caller.clone(),
+            conversation: task.conversation.clone(),
+            used_time: now,
+        })
+    }
+}
+
 impl Change {
     /// A change of an existing task: `task` as it was read.
     pub fn of(task: &Task) -> Self {
@@ -63,6 +76,12 @@ impl Change {
             ledger: Vec::new(),
             session: None,
         }
+    }
+
+    /// The next attempt begins without the session of this one, which is left.
+    pub fn leave_session(&mut self, now: Timestamp) {
+        self.session = SavedSession::of(&self.task, now);
+        self.task.session_id.clear();
     }
 
     /// Both changes as one: `next` was made from this one's row.

@@ -1,6 +1,7 @@
 //! What a task is. Pure: no I/O, no clock, no randomness.
 
 pub mod apply;
+pub mod apply_chain;
 pub mod change;
 pub mod retry;
 pub mod settings;
@@ -102,7 +103,7 @@ pub struct Task {
     /// Its place in the fan-out or chain, from 0.
     pub place: u32,
     /// Who goes first: lower first, then the older one. 1; a begun chain's
-    /// step: 0.
+    /// step: 0; a chain itself, which is never claimed: [`RANK_CHAIN`].
     pub rank: u8,
     /// The request that made it.
     pub request: Option<RequestId>,
@@ -153,7 +154,15 @@ pub struct Task {
     pub last_sequence: u64,
 }
 
+/// The rank of a chain: its steps are tasks, it is never claimed itself.
+pub const RANK_CHAIN: u8 = 255;
+
 impl Task {
+    /// Whether it is a chain.
+    pub fn is_chain(&self) -> bool {
+        self.rank == RANK_CHAIN
+    }
+
     /// The earliest moment at which the scheduler has to look at the task
     /// whatever the slots do.
     pub fn due_time(&self) -> Option<Timestamp> {
@@ -204,6 +213,8 @@ pub struct Spec {
     pub received: pb::TaskSpec,
     /// After merging pool and task settings.
     pub effective: pb::RunSettings,
+    /// For a chain: its steps, expanded.
+    pub chain: Option<pb::ChainSpec>,
 }
 
 impl Spec {
@@ -232,7 +243,8 @@ impl Record {
     pub fn bytes(&self) -> usize {
         use prost::Message;
         let spec = self.spec.as_ref().map_or(0, |spec| {
-            spec.received.encoded_len() + spec.effective.encoded_len()
+            let chain = spec.chain.as_ref().map_or(0, |chain| chain.encoded_len());
+            spec.received.encoded_len() + spec.effective.encoded_len() + chain
         });
         let result = self.result.as_ref().map_or(0, |r| r.encoded_len());
         256 + spec + result

@@ -14,6 +14,7 @@ use claudepool::agent::Agent;
 use claudepool::agent::claude::{Claude, ClaudeOptions};
 use claudepool::agent::scripted::Scripted;
 use claudepool::pb;
+use claudepool::pb::catalog_service_client::CatalogServiceClient;
 use claudepool::pb::context_service_client::ContextServiceClient;
 use claudepool::pb::operator_service_client::OperatorServiceClient;
 use claudepool::pb::pool_service_client::PoolServiceClient;
@@ -135,6 +136,7 @@ impl Harness {
         Running {
             work: PoolServiceClient::new(channel.clone()),
             operator: OperatorServiceClient::new(channel.clone()),
+            catalog: CatalogServiceClient::new(channel.clone()),
             context: ContextServiceClient::new(channel.clone()),
             health: HealthClient::new(channel),
             grammar: self.grammar,
@@ -159,6 +161,7 @@ pub async fn connect(addr: SocketAddr) -> Channel {
 pub struct Running {
     pub work: PoolServiceClient<Channel>,
     pub operator: OperatorServiceClient<Channel>,
+    pub catalog: CatalogServiceClient<Channel>,
     pub context: ContextServiceClient<Channel>,
     pub health: HealthClient<Channel>,
     grammar: Grammar,

@@ -14,7 +14,6 @@ use tonic_types::StatusExt;
 use self::toy::{RUN, RUN_STREAM, Running, ask, call, soon, starting, toy};
 use super::{Options, Server};
 use crate::pb;
-use crate::pb::catalog_service_client::CatalogServiceClient;
 use crate::pb::pool_service_client::PoolServiceClient;
 
 async fn channel(server: &Running) -> Channel {
@@ -65,23 +64,6 @@ async fn before_the_pool_is_there_calls_are_told_to_try_again() {
         .expect("every error has one");
     assert_eq!(info.reason, "STARTING");
     assert!(status.get_details_retry_info().is_some());
-}
-
-#[tokio::test]
-async fn what_is_not_built_yet_says_so() {
-    let server = starting().await;
-    let mut client = CatalogServiceClient::new(channel(&server).await);
-
-    let status = client
-        .list_skills(pb::ListSkillsRequest::default())
-        .await
-        .expect_err("not built");
-
-    assert_eq!(status.code(), Code::Unimplemented);
-    let info = status
-        .get_details_error_info()
-        .expect("every error has one");
-    assert_eq!(info.reason, "NOT_BUILT_YET");
 }
 
 #[tokio::test]

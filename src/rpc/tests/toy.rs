@@ -2,6 +2,11 @@
 //! by the prompt. They are called over a real socket, below the client library,
 //! whose own timer would answer first.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads its few messages to the end"
+)]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;

@@ -64,7 +64,7 @@ pub fn spec(prompt: &str) -> Arc<Spec> {
             input: Some(pb::task_spec::Input::Prompt(prompt.to_owned())),
             ..pb::TaskSpec::default()
         },
-        effective: pb::RunSettings::default(),
+        ..Spec::default()
     })
 }
 

@@ -14,7 +14,10 @@ use crate::id::{CallerId, ConversationId, GroupId, RequestId, TaskId};
 use crate::pb;
 use crate::pb::event::Kind;
 use crate::store::choice::Choice;
-use crate::store::{Batch, Committed, Context, LogEntry, Parts, Query, Request, StoreError};
+use crate::store::{
+    Batch, CatalogEntry, CatalogKind, Committed, Context, LogEntry, Parts, Query, Request,
+    StoreError,
+};
 use crate::task::{Change, Record, SavedSession, Spec, State, Task};
 
 /// A task with all that belongs to it.
@@ -53,6 +56,7 @@ pub(super) struct Inner {
     /// Sums of a ledger whose entries nobody could read here.
     pub funds: Funds,
     pub context: Context,
+    pub catalog: BTreeMap<(CatalogKind, String), CatalogEntry>,
 }
 
 impl Kept {
@@ -86,7 +90,7 @@ impl Inner {
         let Some(Kept { task, .. }) = self.tasks.get(&id) else {
             return;
         };
-        if task.state == State::Queued {
+        if task.state == State::Queued && !task.is_chain() {
             self.ready.insert((task.rank, task.ready_time, id));
         }
         if let Some(due) = task.due_time() {

@@ -39,8 +39,9 @@ CREATE TABLE tasks (
     due_time         INTEGER           -- Task::due_time, so that it can be found
 ) STRICT, WITHOUT ROWID;
 
--- The ready queue in the order of claims. 1 is QUEUED.
-CREATE INDEX tasks_ready ON tasks (rank, ready_time, id) WHERE state = 1;
+-- The ready queue in the order of claims. 1 is QUEUED; rank 255 is a chain,
+-- which is never claimed.
+CREATE INDEX tasks_ready ON tasks (rank, ready_time, id) WHERE state = 1 AND rank <> 255;
 -- Who of a caller's conversation is next.
 CREATE INDEX tasks_conversation ON tasks (caller, conversation, id, state)
     WHERE conversation IS NOT NULL AND end_time IS NULL;
@@ -57,11 +58,13 @@ CREATE TABLE task_tags (
     PRIMARY KEY (tag, task)
 ) STRICT, WITHOUT ROWID;
 
--- What was asked: written once, encoded claudepool.v1.TaskSpec and RunSettings.
+-- What was asked: written once, encoded claudepool.v1.TaskSpec, RunSettings
+-- and, for a chain, ChainSpec.
 CREATE TABLE task_specs (
     task      BLOB NOT NULL PRIMARY KEY,
     received  BLOB NOT NULL,
-    effective BLOB NOT NULL
+    effective BLOB NOT NULL,
+    chain     BLOB
 ) STRICT;
 
 -- What it gave: written once, an encoded claudepool.v1.TaskResult.
@@ -148,3 +151,13 @@ CREATE TABLE context_revision (
     revision INTEGER NOT NULL
 ) STRICT;
 INSERT INTO context_revision VALUES (1, 0);
+
+-- Stored skills (kind 1) and workflows (kind 2): encoded claudepool.v1.Skill
+-- and claudepool.v1.Workflow.
+CREATE TABLE catalog (
+    kind        INTEGER NOT NULL,
+    name        TEXT    NOT NULL,
+    bytes       BLOB    NOT NULL,
+    update_time INTEGER NOT NULL,
+    PRIMARY KEY (kind, name)
+) STRICT;

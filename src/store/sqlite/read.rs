@@ -59,9 +59,9 @@ fn select(parts: Parts) -> String {
         let _ = write!(sql, "{comma}t.{column}");
     }
     sql.push_str(if parts.spec {
-        ", s.received, s.effective"
+        ", s.received, s.effective, s.chain"
     } else {
-        ", NULL, NULL"
+        ", NULL, NULL, NULL"
     });
     sql.push_str(if parts.result { ", r.result" } else { ", NULL" });
     sql.push_str(" FROM tasks t");
@@ -82,12 +82,15 @@ fn records(conn: &Connection, sql: &str, params: impl Params) -> Result<Vec<Reco
         let task = row(found)?.into_task()?;
         let received: Option<Vec<u8>> = found.get(COLUMNS.len())?;
         let effective: Option<Vec<u8>> = found.get(COLUMNS.len() + 1)?;
+        let chain: Option<Vec<u8>> = found.get(COLUMNS.len() + 2)?;
         let spec = received
             .zip(effective)
-            .map(|(received, effective)| row::spec(task.id, &received, &effective))
+            .map(|(received, effective)| {
+                row::spec(task.id, &received, &effective, chain.as_deref())
+            })
             .transpose()?
             .map(Arc::new);
-        let result: Option<Vec<u8>> = found.get(COLUMNS.len() + 2)?;
+        let result: Option<Vec<u8>> = found.get(COLUMNS.len() + 3)?;
         let result = result
             .map(|bytes| row::result(task.id, &bytes))
             .transpose()?;

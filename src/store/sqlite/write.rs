@@ -340,13 +340,14 @@ impl Transaction<'_> {
         let state = task.state;
         self.books.count(&Counted { state, counts }, 1);
         if let Some(spec) = change.spec {
-            let (received, effective) = (
+            let (received, effective, chain) = (
                 spec.received.encode_to_vec(),
                 spec.effective.encode_to_vec(),
+                spec.chain.as_ref().map(Message::encode_to_vec),
             );
             self.conn
-                .prepare_cached("INSERT OR REPLACE INTO task_specs VALUES (?, ?, ?)")?
-                .execute(params![id.as_bytes(), received, effective])?;
+                .prepare_cached("INSERT OR REPLACE INTO task_specs VALUES (?, ?, ?, ?)")?
+                .execute(params![id.as_bytes(), received, effective, chain])?;
         }
         if let Some(result) = change.result {
             self.conn
@@ -464,7 +465,7 @@ impl Transaction<'_> {
     /// Offers the ready tasks of one rank in their order.
     fn choose(&self, choice: &mut Choice<'_>, rank: u8, now: Timestamp) -> Result<(), StoreError> {
         let mut ready = self.conn.prepare_cached(&format!(
-            "{SELECT_TASK} INDEXED BY tasks_ready WHERE state = 1 AND rank = ? AND ready_time <= ?
+            "{SELECT_TASK} INDEXED BY tasks_ready WHERE state = 1 AND rank <> 255 AND rank = ? AND ready_time <= ?
              ORDER BY ready_time, id"
         ))?;
         let mut rows = ready.query(params![rank, now.0])?;
@@ -487,7 +488,7 @@ impl Transaction<'_> {
         Ok(self
             .conn
             .prepare_cached(
-                "SELECT min(rank) FROM tasks INDEXED BY tasks_ready WHERE state = 1 AND rank >= ?",
+                "SELECT min(rank) FROM tasks INDEXED BY tasks_ready WHERE state = 1 AND rank <> 255 AND rank >= ?",
             )?
             .query_row([rank], |row| row.get(0))?)
     }
@@ -500,7 +501,7 @@ impl Transaction<'_> {
                 .conn
                 .prepare_cached(
                     "SELECT min(ready_time) FROM tasks INDEXED BY tasks_ready
-                     WHERE state = 1 AND rank = ? AND ready_time > ?",
+                     WHERE state = 1 AND rank <> 255 AND rank = ? AND ready_time > ?",
                 )?
                 .query_row(params![r, now.0], |row| row.get(0))?;
             next = match (next, time) {
@@ -513,13 +514,15 @@ impl Transaction<'_> {
     }
 
     fn spec(&self, id: TaskId) -> Result<Spec, StoreError> {
-        let (received, effective): (Vec<u8>, Vec<u8>) = self
+        let (received, effective, chain): (Vec<u8>, Vec<u8>, Option<Vec<u8>>) = self
             .conn
-            .prepare_cached("SELECT received, effective FROM task_specs WHERE task = ?")?
-            .query_row([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached("SELECT received, effective, chain FROM task_specs WHERE task = ?")?
+            .query_row([id.as_bytes()], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()?
             .ok_or_else(|| StoreError::Corrupt(format!("task {id} has no spec")))?;
-        row::spec(id, &received, &effective)
+        row::spec(id, &received, &effective, chain.as_deref())
     }
 
     #[rustfmt::skip]

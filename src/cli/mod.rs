@@ -1,0 +1,92 @@
+//! The `claudepool` command.
+//!
+//! `serve` and `demo` wire a server from the modules below; everything else is
+//! a client that knows the wire contract ([`crate::pb`]) and nothing of the pool.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod args;
+mod client;
+#[cfg(feature = "demo")]
+mod demo;
+mod failure;
+#[cfg(feature = "demo")]
+mod install;
+mod json;
+#[cfg(feature = "server")]
+mod program;
+mod render;
+#[cfg(feature = "server")]
+mod serve;
+mod table;
+mod watch;
+
+use failure::Failure;
+
+/// Keeps warm Claude Code processes and runs prompts on them.
+///
+/// Exit status: 0 success, 1 the task failed or the server could not do its
+/// work, 2 usage or configuration, 3 the task was cancelled, 4 the server
+/// refused, 5 the server cannot be reached.
+#[derive(Parser)]
+#[command(name = "claudepool", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the pool over gRPC until SIGTERM or Ctrl-C.
+    #[cfg(feature = "server")]
+    Serve(Box<serve::ServeArgs>),
+    /// Show everything once on this machine; installs what is missing.
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArgs),
+    #[command(flatten)]
+    Client(args::ClientCommand),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::failed(format!("no runtime: {error}")).exit(false),
+    };
+    let json = cli.json();
+    let done = runtime.block_on(cli.run());
+    // A reader of stdin that never ends must not keep the process.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.exit(json),
+    }
+}
+
+impl Cli {
+    fn json(&self) -> bool {
+        match &self.command {
+            Command::Client(command) => command.remote().json,
+            #[cfg(feature = "server")]
+            Command::Serve(_) => false,
+            #[cfg(feature = "demo")]
+            Command::Demo(_) => false,
+        }
+    }
+
+    async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            #[cfg(feature = "server")]
+            Command::Serve(args) => serve::run(*args).await,
+            #[cfg(feature = "demo")]
+            Command::Demo(args) => demo::run(args).await,
+            Command::Client(command) => client::run(command).await,
+        }
+    }
+}

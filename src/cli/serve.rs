@@ -1,0 +1,381 @@
+//! `claudepool serve`: wires the modules into a server.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failure;
+use super::program;
+use crate::agent::claude::Claude;
+use crate::config::{Config, Listen, StoreUrl};
+use crate::money::Microdollars;
+use crate::pool::{Drained, Pool};
+use crate::rpc::{self, Listener, ServeError};
+use crate::store;
+
+/// Flags of `serve`. Each wins over the environment variable beside it, which
+/// wins over the file.
+#[derive(Args)]
+pub(super) struct ServeArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "CLAUDEPOOL_CONFIG")]
+    config: Option<PathBuf>,
+    /// Loopback address or unix:/path to listen on [default: 127.0.0.1:50051].
+    #[arg(long, value_name = "ADDRESS", env = "CLAUDEPOOL_LISTEN")]
+    listen: Option<Listen>,
+    /// Attempts that run at a time [default: 2].
+    #[arg(long, value_name = "N", env = "CLAUDEPOOL_SLOTS")]
+    slots: Option<u32>,
+    /// The Claude Code CLI [default: `claude` in PATH].
+    #[arg(long, value_name = "PATH", env = "CLAUDEPOOL_CLAUDE_BIN")]
+    claude_bin: Option<PathBuf>,
+    /// memory or sqlite:PATH [default: a file in the data folder].
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "CLAUDEPOOL_STORE",
+        hide_env_values = true
+    )]
+    store: Option<String>,
+    /// Working directory of tasks that name none, and the root that all must
+    /// stay in unless the file names others [default: the current one].
+    #[arg(long, value_name = "DIR", env = "CLAUDEPOOL_WORKING_DIR")]
+    working_dir: Option<PathBuf>,
+    /// The most that may be spent in all, in US dollars [default: no limit].
+    #[arg(long, value_name = "X", env = "CLAUDEPOOL_BUDGET_USD")]
+    budget_usd: Option<f64>,
+    /// What is logged to stderr, as tracing's filters [default: info].
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "CLAUDEPOOL_LOG",
+        default_value = "info",
+        hide_default_value = true
+    )]
+    log: String,
+    /// How it is logged.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "CLAUDEPOOL_LOG_FORMAT",
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl ServeArgs {
+    /// The file's configuration under the environment's and the flags' values.
+    fn config(&self) -> Result<Config, Failure> {
+        let usage = |error: crate::config::ConfigError| Failure::usage(error.to_string());
+        let mut config = match &self.config {
+            Some(file) => Config::read(file).map_err(usage)?,
+            None => Config::default(),
+        };
+        if let Some(listen) = &self.listen {
+            config.server.listen = listen.clone();
+        }
+        if let Some(slots) = self.slots {
+            config.pool.slots = slots;
+        }
+        if let Some(program) = &self.claude_bin {
+            config.agent.program = Some(program.clone());
+        }
+        if let Some(store) = &self.store {
+            config.store = Some(StoreUrl(store.clone()));
+        }
+        if let Some(dir) = &self.working_dir {
+            config.pool.working_dir = dir.clone();
+        }
+        if self.budget_usd.is_some() {
+            config.pool.budget_usd = self.budget_usd;
+        }
+        config.check().map_err(usage)?;
+        Ok(config)
+    }
+
+    fn log(&self) -> Result<(), Failure> {
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.log)
+            .map_err(|error| Failure::usage(format!("--log {}: {error}", self.log)))?;
+        let lines = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        match self.log_format {
+            LogFormat::Text => lines.init(),
+            LogFormat::Json => lines.json().init(),
+        }
+        Ok(())
+    }
+}
+
+/// Serves until the first SIGTERM or SIGINT, then drains; a second one ends the
+/// drain.
+pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
+    let config = args.config()?;
+    args.log()?;
+    let mut signals = Signals::new()?;
+    let started = tokio::select! {
+        started = start(config) => started?,
+        () = signals.next() => return Ok(()),
+    };
+    println!("claudepool is serving on {}", started.url());
+    started.until(signals).await
+}
+
+/// A server that takes work.
+pub(super) struct Serving {
+    pool: Pool,
+    handle: rpc::Handle,
+    stop: CancellationToken,
+    server: JoinHandle<Result<Option<Drained>, ServeError>>,
+    listen: Listen,
+    // Removed with what is in it, after everything else.
+    _scratch: Option<TempDir>,
+}
+
+impl Serving {
+    /// Where clients reach it.
+    pub(super) fn url(&self) -> String {
+        match &self.listen {
+            Listen::Tcp(address) => format!("http://{address}"),
+            Listen::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// Serves until the first signal, drains until the second.
+    pub(super) async fn until(mut self, mut signals: Signals) -> Result<(), Failure> {
+        tokio::select! {
+            ended = &mut self.server => return self.ended(ended).await,
+            () = signals.next() => {}
+        }
+        tracing::info!("a signal came: the server drains; another one ends it at once");
+        self.stop.cancel();
+        let ended = tokio::select! {
+            ended = &mut self.server => ended,
+            () = signals.next() => {
+                self.handle.hurry();
+                tokio::select! {
+                    ended = &mut self.server => ended,
+                    () = signals.next() => return Err(Failure::failed("ended at the third signal")),
+                }
+            }
+        };
+        self.ended(ended).await
+    }
+
+    /// Drains and ends now.
+    #[cfg(feature = "demo")]
+    pub(super) async fn stop(mut self) -> Result<(), Failure> {
+        self.stop.cancel();
+        let ended = (&mut self.server).await;
+        self.ended(ended).await
+    }
+
+    async fn ended(
+        self,
+        ended: Result<Result<Option<Drained>, ServeError>, tokio::task::JoinError>,
+    ) -> Result<(), Failure> {
+        self.pool.shutdown().await;
+        if let Listen::Unix(path) = &self.listen {
+            // The next server would find it stale; that is all.
+            let _ = std::fs::remove_file(path);
+        }
+        let drained = ended
+            .map_err(|error| Failure::failed(format!("the server failed: {error}")))?
+            .map_err(|error| Failure::failed(error.to_string()))?
+            .unwrap_or_default();
+        tracing::info!(
+            tasks_completed = drained.tasks_completed,
+            tasks_left = drained.tasks_left,
+            cost = %drained.cost,
+            "the server has stopped"
+        );
+        Ok(())
+    }
+}
+
+/// SIGTERM and SIGINT.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on neither ends the process by itself.
+    pub(super) fn new() -> Result<Self, Failure> {
+        let failed = |error| Failure::failed(format!("no signal can be waited for: {error}"));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    /// The next of them.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Starts a server and returns when it takes work. Until then its health is
+/// NOT_SERVING.
+pub(super) async fn start(mut config: Config) -> Result<Serving, Failure> {
+    let scratch = settle_paths(&mut config)?;
+    let (listener, listen) = bind(&config.server.listen).await.map_err(Failure::failed)?;
+    config.server.listen = listen.clone();
+    let shown = config
+        .to_toml()
+        .map_err(|e| Failure::failed(e.to_string()))?;
+    let server = rpc::Server::new(rpc::Options {
+        config_toml: Some(shown),
+        ..rpc::Options::default()
+    });
+    let handle = server.handle();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    let mut server = tokio::spawn(server.serve(listener, stopped));
+
+    match build(&config).await {
+        Ok(pool) => {
+            handle.open(pool.clone()).await;
+            Ok(Serving {
+                pool,
+                handle,
+                stop,
+                server,
+                listen,
+                _scratch: scratch,
+            })
+        }
+        Err(sentence) => {
+            stop.cancel();
+            // What it says matters less than why there is no pool.
+            let _ = (&mut server).await;
+            Err(Failure::failed(sentence))
+        }
+    }
+}
+
+/// Fills in what is left unset, so that the configuration shown is the one in
+/// force. A memory store has a state directory for as long.
+fn settle_paths(config: &mut Config) -> Result<Option<TempDir>, Failure> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path)
+            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+    };
+    let program = program::find(config.agent.program.as_deref()).map_err(Failure::failed)?;
+    config.agent.program = Some(program);
+    config.pool.working_dir = absolute(&config.pool.working_dir)?;
+    let store = match config.store.take() {
+        Some(store) => store,
+        None => {
+            let dir = program::data_dir().map_err(Failure::failed)?;
+            StoreUrl(format!("sqlite:{}", dir.join("claudepool.db").display()))
+        }
+    };
+    let mut scratch = None;
+    let file = store.file().map(absolute).transpose()?;
+    if let Some(file) = &file
+        && let Some(dir) = file.parent()
+    {
+        private_dir(dir)?;
+    }
+    if config.agent.state_dir.is_none() {
+        config.agent.state_dir = Some(match &file {
+            Some(file) => {
+                let mut name = file.clone().into_os_string();
+                name.push(".agent");
+                PathBuf::from(name)
+            }
+            None => {
+                let dir = tempfile::Builder::new().prefix("claudepool-").tempdir();
+                let dir =
+                    dir.map_err(|e| Failure::failed(format!("no temporary directory: {e}")))?;
+                scratch.insert(dir).path().to_owned()
+            }
+        });
+    }
+    config.store = Some(match file {
+        Some(file) => StoreUrl(format!("sqlite:{}", file.display())),
+        None => store,
+    });
+    Ok(scratch)
+}
+
+/// Makes a directory that only its owner can read, if it is not there.
+fn private_dir(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| Failure::failed(format!("{} cannot be made: {error}", dir.display())))
+}
+
+/// The pool. `Err`: one sentence.
+async fn build(config: &Config) -> Result<Pool, String> {
+    let url = config.store.as_ref().map_or("memory", |url| &url.0);
+    let store = store::open(url).await.map_err(|error| error.to_string())?;
+    let ceiling = Microdollars::from_dollars(config.pool.policy.task_budget_max_usd);
+    let options = config.agent.options(
+        config.agent.program.clone().unwrap_or_default(),
+        config.agent.state_dir.clone().unwrap_or_default(),
+        ceiling,
+    );
+    let agent = Claude::open(options).map_err(|error| error.to_string())?;
+    Pool::builder(agent)
+        .store(store)
+        .options(config.pool.clone())
+        .build()
+        .await
+        .map_err(|error| error.to_string())
+}
+
+/// The listener and where it really listens. `Err`: one sentence.
+async fn bind(listen: &Listen) -> Result<(Listener, Listen), String> {
+    let sentence = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("{listen} is in use: stop what listens there, or choose another with --listen")
+        }
+        _ => format!("{listen} cannot be listened on: {error}"),
+    };
+    match listen {
+        Listen::Tcp(address) => {
+            let listener = TcpListener::bind(address).await.map_err(sentence)?;
+            let address = listener.local_addr().map_err(sentence)?;
+            Ok((Listener::Tcp(listener), Listen::Tcp(address)))
+        }
+        Listen::Unix(path) => {
+            use std::os::unix::fs::FileTypeExt;
+            let is_socket = path
+                .metadata()
+                .is_ok_and(|meta| meta.file_type().is_socket());
+            // One that nobody answers was left by a server that was killed.
+            if is_socket && UnixStream::connect(path).await.is_err() {
+                std::fs::remove_file(path).map_err(sentence)?;
+            }
+            // Whoever can open the socket can use the machine: its owner.
+            let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+            let bound = UnixListener::bind(path);
+            rustix::process::umask(before);
+            let listener = bound.map_err(sentence)?;
+            Ok((Listener::Unix(listener), listen.clone()))
+        }
+    }
+}

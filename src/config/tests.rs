@@ -1,0 +1,95 @@
+use super::*;
+
+fn refusal(text: &str) -> String {
+    Config::parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    assert_eq!(Config::parse("").unwrap(), Config::default());
+    Config::default().check().unwrap();
+}
+
+#[test]
+fn a_file_changes_only_what_it_names() {
+    let config = Config::parse("[pool]\nslots = 7\nstall_timeout = '30s'\n").unwrap();
+
+    assert_eq!(config.pool.slots, 7);
+    assert_eq!(config.pool.stall_timeout, Duration::from_secs(30));
+    assert_eq!(config.pool.queue_max, pool::Options::default().queue_max);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line() {
+    let why = refusal("[pool]\nslots = 2\nslotz = 3\n");
+
+    assert!(
+        why.starts_with("line 3 (slotz): unknown field `slotz`"),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_wrong_type_is_named_with_its_line_and_key_but_not_its_value() {
+    let why = refusal("[agent.env]\nANTHROPIC_API_KEY = 12345678\n");
+
+    assert!(why.starts_with("line 2 (ANTHROPIC_API_KEY)"), "{why}");
+}
+
+#[test]
+fn secrets_print_as_stars() {
+    let text = "store = 'postgres://u:hunter2@h/d'\n[agent.env]\nANTHROPIC_API_KEY = 'sk-1'\n";
+    let config = Config::parse(text).unwrap();
+
+    let shown = format!("{}{config:?}", config.to_toml().unwrap());
+
+    assert!(shown.contains("***"), "{shown}");
+    assert!(
+        !shown.contains("sk-1") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn the_printed_configuration_can_be_read_back() {
+    let config = Config::parse("store = 'sqlite:/x.db'\n[pool]\nbudget_usd = 2.5\n").unwrap();
+
+    assert_eq!(Config::parse(&config.to_toml().unwrap()).unwrap(), config);
+}
+
+#[test]
+fn only_loopback_addresses_and_sockets_are_listened_on() {
+    for good in [
+        "127.0.0.1:0",
+        "[::1]:50051",
+        "localhost:1",
+        "127.9.9.9:1",
+        "unix:/run/x",
+    ] {
+        good.parse::<Listen>().unwrap();
+    }
+    for bad in [
+        "0.0.0.0:50051",
+        "[::]:50051",
+        "10.0.0.1:1",
+        "[::ffff:10.0.0.1]:1",
+    ] {
+        let why = bad.parse::<Listen>().unwrap_err().to_string();
+        assert!(why.contains("is not a loopback address"), "{bad}: {why}");
+    }
+    for bad in ["", "example.org:1", "127.0.0.1", "unix:run/x"] {
+        bad.parse::<Listen>().unwrap_err();
+    }
+}
+
+#[test]
+fn values_out_of_range_are_named_by_key() {
+    let config = Config::parse("[pool]\nslots = 0\n[agent]\nreset_timeout = '0s'\n").unwrap();
+
+    let why = config.check().unwrap_err().to_string();
+
+    assert!(
+        why.contains("pool.slots") && why.contains("agent.reset_timeout"),
+        "{why}"
+    );
+}
