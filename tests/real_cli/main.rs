@@ -6,6 +6,7 @@
 //! ```
 
 mod agent;
+mod conversations;
 
 /// The CLI to test with.
 fn cli() -> std::path::PathBuf {

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -134,9 +134,16 @@ impl Homes {
             .collect()
     }
 
-    /// Whether a session is saved.
+    /// Whether a session is saved: with something that was said in it. The CLI
+    /// begins the file before that, and does not resume such a one.
     pub(crate) fn has_session(&self, session: &str) -> bool {
-        self.saved(session).iter().any(|path| path.is_file())
+        self.saved(session).iter().any(|path| {
+            let lines = File::open(path).map(BufReader::new).map(BufRead::lines);
+            lines.is_ok_and(|lines| {
+                let mut said = lines.map_while(Result::ok);
+                said.any(|line| line.contains(r#""type":"user""#))
+            })
+        })
     }
 
     /// Deletes what is saved of a session.
