@@ -133,6 +133,7 @@ impl Builder {
             watchers: AtomicUsize::new(0),
             completed: AtomicU64::new(0),
             cost: AtomicI64::new(0),
+            kept: Default::default(),
             attached: Default::default(),
             status: watch::channel(0).0,
             budget_limited: AtomicBool::new(totals.funds.limit.is_some()),

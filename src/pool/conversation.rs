@@ -131,6 +131,7 @@ pub(super) async fn expire(inner: &Inner) {
         let pause = match inner.store.expire_sessions(before, BATCH).await {
             Ok(ids) => {
                 for id in &ids {
+                    inner.keep(id, None);
                     inner.agent.forget(id).await;
                 }
                 if !ids.is_empty() {

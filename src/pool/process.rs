@@ -115,9 +115,11 @@ impl Bench {
         caller: &CallerId,
         session: &str,
     ) -> Result<ProcessOrigin, AgentError> {
+        let last = inner.keep(session, None);
         if let Some(mut held) = self.held.take() {
             let keeps = held.kept.as_ref().is_some_and(|k| k.session_id == session);
             if keeps
+                && last == Some(held.session.pid())
                 && held.caller.as_ref() == Some(caller)
                 && held.profile == need.profile
                 && held.placement.as_ref() == Some(&need.placement)
@@ -171,7 +173,7 @@ impl Bench {
             "its attempt asked for a process of its own".to_owned()
         } else if held.attempts >= options.process_attempts_max {
             format!("it has served {} attempts", held.attempts)
-        } else if let Err(unclean) = held.forget_or_keep(next).await {
+        } else if let Err(unclean) = held.forget_or_keep(inner, next).await {
             unclean.0
         } else {
             // A look at /proc now and then: memory grows slowly.
@@ -260,9 +262,10 @@ impl Held {
         Some((self.caller.clone()?, kept.conversation.clone()))
     }
 
-    async fn forget_or_keep(&mut self, next: &Next) -> Result<(), Unclean> {
+    async fn forget_or_keep(&mut self, inner: &Inner, next: &Next) -> Result<(), Unclean> {
         match next {
             Next::Keep(kept) => {
+                inner.keep(&kept.session_id, Some(self.session.pid()));
                 self.kept = Some(kept.clone());
                 Ok(())
             }

@@ -214,6 +214,60 @@ async fn tasks_of_a_key_run_one_at_a_time_in_order_and_block_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tasks_that_wait_for_a_key_go_on_in_the_process_that_keeps_it() {
+    let rig = rig(slots(3)).await;
+    let mut ids = Vec::new();
+    for prompt in ["first\nwait 10", "second\nwait 10", "about"] {
+        ids.push(rig.submit(under("mine", prompt)).await);
+    }
+
+    for id in &ids[1..] {
+        let record = rig.end(*id).await;
+        assert_eq!(rig.origin(&record).await, ProcessOrigin::Kept);
+    }
+    let last = rig.end(ids[2]).await;
+    assert!(output(&last).contains("first") && output(&last).contains("second"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_whose_session_has_gone_on_elsewhere_is_not_used_for_it() {
+    let rig = rig(slots(2)).await;
+    let first = rig.run(under("mine", "first")).await;
+    let kept = first.task.slot.clone().expect("it ran");
+    // Its slot is about to be idle when the next task comes: another one takes it.
+    rig.pool
+        .inner
+        .slots
+        .take_idle(2)
+        .into_iter()
+        .for_each(|slot| {
+            if slot.id != kept {
+                slot.release(&rig.pool.inner);
+            }
+        });
+    let second = rig.run(under("mine", "second")).await;
+    assert_ne!(second.task.slot, first.task.slot);
+    let other = second.task.slot.clone().expect("it ran");
+    let slots = rig.pool.inner.slots.all();
+    slots.iter().for_each(|slot| slot.release(&rig.pool.inner));
+    rig.pool
+        .inner
+        .slots
+        .take_idle(2)
+        .into_iter()
+        .for_each(|slot| {
+            if slot.id != other {
+                slot.release(&rig.pool.inner);
+            }
+        });
+
+    let third = rig.run(under("mine", "about")).await;
+
+    assert_eq!(third.task.slot, first.task.slot);
+    assert!(output(&third).contains("second"), "{}", output(&third));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancelled_task_lets_the_next_of_its_key_run() {
     let rig = rig(slots(2)).await;
     let first = rig.submit(under("mine", "say x\nhang")).await;
