@@ -51,7 +51,7 @@ demo: ## Show everything once (release build).
 	cargo run --release --locked -- demo
 
 bench: $(CLAUDE) ## Measure against `claude -p` and a bare warm process.
-	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) cargo bench --locked
+	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) cargo bench --locked --bench warm
 
 grpcurl: $(GRPCURL) ## Install grpcurl (needs Go); prints where it is.
 	@echo $(GRPCURL)

@@ -89,6 +89,12 @@ pub enum Error {
         /// Path on the wire.
         field: String,
     },
+    /// Isolation needs a git repository.
+    #[error("{field}: the working directory is in no git repository")]
+    NotARepository {
+        /// Path on the wire.
+        field: String,
+    },
     /// The operator's policy does not allow it.
     #[error("{field}: {message}")]
     Policy {
@@ -167,6 +173,7 @@ impl Error {
             Self::TaskNotFinished(_) => ErrorReason::TaskNotFinished,
             Self::WorkingDir { .. } => ErrorReason::WorkingDirUnusable,
             Self::SessionUnusable { .. } => ErrorReason::SessionUnusable,
+            Self::NotARepository { .. } => ErrorReason::NotARepository,
             Self::Policy { .. } => ErrorReason::Policy,
             Self::BudgetExhausted => ErrorReason::BudgetExhausted,
             Self::QueueFull => ErrorReason::QueueFull,
@@ -200,6 +207,7 @@ impl Error {
             | Self::TaskNotFinished(_)
             | Self::WorkingDir { .. }
             | Self::SessionUnusable { .. }
+            | Self::NotARepository { .. }
             | Self::Policy { .. }
             | Self::BudgetExhausted
             | Self::SlotBounds { .. }

@@ -4,14 +4,34 @@
 
 mod support;
 
+/// The agent without processes, or the one that `CLAUDEPOOL_TEST_AGENT` names:
+/// `fake`.
+fn agent() -> support::Kind {
+    match std::env::var("CLAUDEPOOL_TEST_AGENT").as_deref() {
+        Ok("fake") => support::Kind::Fake,
+        Ok(other) => panic!("CLAUDEPOOL_TEST_AGENT names no agent: {other}"),
+        Err(_) => support::Kind::Scripted,
+    }
+}
+
 #[path = "service/attached.rs"]
 mod attached;
+#[path = "service/bad_input.rs"]
+mod bad_input;
 #[path = "service/catalog.rs"]
 mod catalog;
+#[path = "service/chains.rs"]
+mod chains;
 #[path = "service/drain.rs"]
 mod drain;
+#[path = "service/isolation.rs"]
+mod isolation;
+#[path = "service/kills.rs"]
+mod kills;
 #[path = "service/operator.rs"]
 mod operator;
+#[path = "service/promises.rs"]
+mod promises;
 #[path = "service/streams.rs"]
 mod streams;
 #[path = "service/tasks.rs"]

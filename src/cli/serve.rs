@@ -296,6 +296,18 @@ fn settle_paths(config: &mut Config) -> Result<Option<TempDir>, Failure> {
     {
         private_dir(dir)?;
     }
+    if config.pool.workspace_dir.is_none() {
+        // What cannot be kept as a ref stays there, so it outlives the server
+        // also where nothing else does.
+        config.pool.workspace_dir = match &file {
+            Some(file) => {
+                let mut name = file.clone().into_os_string();
+                name.push(".workspaces");
+                Some(PathBuf::from(name))
+            }
+            None => program::data_dir().ok().map(|dir| dir.join("workspaces")),
+        };
+    }
     if config.agent.state_dir.is_none() {
         config.agent.state_dir = Some(match &file {
             Some(file) => {

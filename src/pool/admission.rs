@@ -7,6 +7,7 @@ use super::options::{DefaultSettings, Mode, Options};
 use crate::error::{Error, Violation};
 use crate::id::ConversationId;
 use crate::money::Microdollars;
+use crate::pb::mcp_server::Transport;
 use crate::pb::{self, PermissionMode, RunSettings};
 use crate::task::Recovery;
 use crate::task::settings::merge;
@@ -64,7 +65,6 @@ pub fn admit(spec: &pb::TaskSpec, path: &str, options: &Options) -> Result<Admit
 
     let effective = merge(&pool_settings(&options.settings), &asked);
     allowed(&asked, path, options)?;
-    built(spec, &effective)?;
     let saves_session = conversation::saves_session(spec, options);
     Ok(Admitted {
         budget: effective
@@ -222,12 +222,7 @@ impl Check<'_> {
             }
         }
         for (name, server) in &s.mcp_servers {
-            if server.transport.is_none() {
-                self.fail(
-                    &format!("settings.mcp_servers[{name}].transport"),
-                    "is required",
-                );
-            }
+            self.mcp_server(name, server);
         }
         if let Some(budget) = s.budget_microdollars
             && budget < 0
@@ -248,6 +243,30 @@ impl Check<'_> {
         );
     }
 
+    fn mcp_server(&mut self, name: &str, server: &pb::McpServer) {
+        let field = format!("settings.mcp_servers[{name}]");
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if !(1..=64).contains(&name.len()) || !name.chars().all(plain) {
+            self.fail(
+                &field,
+                "must be named by 1 to 64 letters, digits, \"_\" or \"-\"",
+            );
+        }
+        match &server.transport {
+            Some(Transport::Stdio(stdio)) => {
+                self.length(&format!("{field}.stdio.command"), &stdio.command, 1, 4096);
+            }
+            Some(Transport::Http(http)) => {
+                let field = format!("{field}.http.url");
+                self.length(&field, &http.url, 1, 4096);
+                if !http.url.starts_with("http://") && !http.url.starts_with("https://") {
+                    self.fail(&field, "must begin with http:// or https://");
+                }
+            }
+            None => self.fail(&format!("{field}.transport"), "is required"),
+        }
+    }
+
     fn duration(
         &mut self,
         field: &str,
@@ -266,20 +285,6 @@ impl Check<'_> {
             self.fail(field, range);
         }
     }
-}
-
-/// What the contract has and this server does not do yet: nothing half works.
-fn built(spec: &pb::TaskSpec, effective: &RunSettings) -> Result<(), Error> {
-    match spec.isolation() {
-        pb::Isolation::Unspecified | pb::Isolation::None => {}
-        pb::Isolation::Worktree | pb::Isolation::Clone => {
-            return Err(Error::NotBuiltYet("isolation"));
-        }
-    }
-    if !effective.mcp_servers.is_empty() {
-        return Err(Error::NotBuiltYet("mcp_servers"));
-    }
-    Ok(())
 }
 
 /// The operator's ceiling.
@@ -457,5 +462,69 @@ mod tests {
         };
         let admitted = admit(&spec("hello"), "task.", &options).expect("admitted");
         assert_eq!(admitted.budget, Microdollars(10_000_000));
+    }
+
+    #[test]
+    fn an_mcp_server_has_a_plain_name_and_a_transport() {
+        let server = |transport| pb::McpServer { transport };
+        let stdio = |command: &str| {
+            Transport::Stdio(pb::McpStdio {
+                command: command.to_owned(),
+                ..pb::McpStdio::default()
+            })
+        };
+        let http = Transport::Http(pb::McpHttp {
+            url: "file:///etc/passwd".to_owned(),
+            ..pb::McpHttp::default()
+        });
+        let mut asked = spec("hello");
+        asked.settings = Some(RunSettings {
+            mcp_servers: [
+                ("a b".to_owned(), server(Some(stdio("x")))),
+                ("none".to_owned(), server(None)),
+                ("stdio".to_owned(), server(Some(stdio("")))),
+                ("http".to_owned(), server(Some(http))),
+            ]
+            .into(),
+            ..RunSettings::default()
+        });
+        assert_eq!(
+            fields(admit(&asked, "task.", &Options::default())),
+            [
+                "task.settings.mcp_servers[a b]",
+                "task.settings.mcp_servers[http].http.url",
+                "task.settings.mcp_servers[none].transport",
+                "task.settings.mcp_servers[stdio].stdio.command",
+            ]
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_admitted_task_exceeds_the_ceiling(
+            asked in proptest::option::of(0..40_000_000i64),
+            default in 0.0..100.0f64,
+            ceiling in 0.0..30.0f64,
+            seconds in proptest::option::of(1..200_000i64),
+            pool_seconds in 1..200_000u64,
+        ) {
+            let mut options = Options {
+                default_task_budget_usd: default,
+                run_timeout: Duration::from_secs(pool_seconds),
+                ..Options::default()
+            };
+            options.policy.task_budget_max_usd = ceiling;
+            let mut task = spec("hello");
+            task.settings = Some(RunSettings {
+                budget_microdollars: asked,
+                run_timeout: seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+                ..RunSettings::default()
+            });
+            if let Ok(admitted) = admit(&task, "task.", &options) {
+                proptest::prop_assert!(admitted.budget <= Microdollars::from_dollars(ceiling));
+                let limit = run_timeout(&admitted.effective, &options);
+                proptest::prop_assert!(limit <= options.policy.run_timeout_max);
+            }
+        }
     }
 }

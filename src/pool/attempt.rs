@@ -17,7 +17,7 @@ use super::outcome::{self, Ended, Stop};
 use super::process::{Bench, Next};
 use super::requirement::requirement;
 use super::slot::Slot;
-use super::{admission, chain_steps};
+use super::{admission, chain_steps, isolation};
 use crate::agent::Observation;
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
@@ -25,6 +25,7 @@ use crate::pb::{ProcessOrigin, RequeueReason};
 use crate::store::{ClaimedTask, Fence, StoreError};
 use crate::task::apply::Requeue;
 use crate::task::{Spec, Task, TaskEvent, apply};
+use crate::workspace::Isolated;
 
 /// What became of the slot's process.
 pub(super) enum After {
@@ -55,6 +56,7 @@ pub(super) async fn run(
             log,
             origin,
             session,
+            workspace,
             ..
         } = attempt;
         if let Some(session) = session {
@@ -62,7 +64,13 @@ pub(super) async fn run(
         }
         slot.resetting(inner);
         let grace = inner.options.cancel_grace / 2;
-        if ended.is_turn() {
+        if let Some(isolated) = workspace {
+            // Its process works there, so it goes first.
+            bench.discard(grace).await;
+            let ended = ended.with_work(isolation::keep(inner, isolated).await);
+            conclude(inner, &task, log, ended, origin).await;
+            After::Recycled("it worked in a directory of its own".to_owned())
+        } else if ended.is_turn() {
             // The usual way: nobody waits for the reset, and the reset waits
             // for nobody.
             let (_, after) = tokio::join!(
@@ -178,6 +186,8 @@ struct Attempt<'a> {
     spent: bool,
     /// The session; `None`: there was none.
     session: Option<String>,
+    /// The attempt's own directory, if it has one.
+    workspace: Option<Isolated>,
     /// When the attempt has run too long.
     deadline: Instant,
     started: Instant,
@@ -198,6 +208,7 @@ impl<'a> Attempt<'a> {
             origin: ProcessOrigin::Unspecified,
             spent: false,
             session: None,
+            workspace: None,
             deadline: started + admission::run_timeout(&spec.effective, &inner.options),
             started,
         }
@@ -212,6 +223,15 @@ impl<'a> Attempt<'a> {
         {
             Ok(dir) => dir,
             Err(error) => return Ended::workspace(error.to_string()),
+        };
+        let dir = match isolation::make(self.inner, self.task, self.spec, &dir).await {
+            Ok(None) => dir,
+            Ok(Some(isolated)) => {
+                let own = isolated.dir.clone();
+                self.workspace = Some(isolated);
+                own
+            }
+            Err(message) => return Ended::workspace(message),
         };
         let context = self.inner.context();
         let need = requirement(self.spec, dir, &context, self.task.saves_session);

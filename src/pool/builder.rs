@@ -12,7 +12,9 @@ use tracing::{info, warn};
 use super::inner::Inner;
 use super::shelf::Shelf;
 use super::workspace::Roots;
-use super::{Options, Pool, admission, catalog, conversation, requirement, scheduler, upkeep};
+use super::{
+    Options, Pool, admission, catalog, conversation, isolation, requirement, scheduler, upkeep,
+};
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -20,6 +22,7 @@ use crate::id::{CallerId, NodeId};
 use crate::store::memory::Memory;
 use crate::store::{Filter, Parts, Query, Store};
 use crate::task::{State, TaskEvent};
+use crate::workspace::Workspaces;
 
 /// Tasks recovered in one go.
 const BATCH: usize = 1000;
@@ -89,6 +92,16 @@ impl Builder {
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(Memory::new()) as Arc<dyn Store>);
+        let workspaces = match &self.options.workspace_dir {
+            Some(dir) => Some(
+                Workspaces::open(dir, &self.node.0, Default::default())
+                    .await
+                    .map_err(|error| {
+                        BuildError(format!("workspace_dir {}: {error}", dir.display()))
+                    })?,
+            ),
+            None => None,
+        };
         // No process of an earlier server may go on beside ours.
         let agent = self.agent;
         agent.settle().await.map_err(failed)?;
@@ -118,6 +131,7 @@ impl Builder {
             start_time: self.clock.now(),
             clock: self.clock,
             roots,
+            workspaces,
             hub: Default::default(),
             slots: Default::default(),
             shelf: Shelf::default(),
@@ -145,9 +159,11 @@ impl Builder {
             stop: CancellationToken::new(),
             tracker: TaskTracker::new(),
             runtime: tokio::runtime::Handle::current(),
-            drained: Default::default(),
+            drain_begun: AtomicBool::new(false),
+            drained: watch::channel(None).0,
             options: self.options,
         });
+        isolation::recover(&inner).await;
         recover(&inner)
             .await
             .map_err(|error| BuildError(format!("the store could not be recovered: {error}")))?;

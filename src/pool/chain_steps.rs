@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::inner::Inner;
-use super::{admission, submit};
+use super::{admission, isolation, submit};
 use crate::chain::{self, Ending, Next, Outcome, StepEnd};
 use crate::error::Error;
 use crate::id::TaskId;
@@ -78,6 +78,12 @@ async fn steps(inner: &Inner, chain: TaskId, parts: Parts) -> Result<Vec<Record>
     Ok(steps)
 }
 
+/// The last ref that a chain's steps have left, so that the next goes on from it.
+pub(super) async fn last_ref(inner: &Inner, chain: TaskId) -> Result<Option<String>, StoreError> {
+    let steps = steps(inner, chain, Parts::RESULT).await?;
+    Ok(isolation::latest(&steps).map(|git| git.r#ref))
+}
+
 /// What follows when the tasks in `ended` have ended; the first `before` of
 /// them had before.
 pub(super) fn advance(
@@ -125,7 +131,11 @@ pub(super) fn advance(
                 Ending::Cancelled => State::Cancelled,
             };
             let result = chain::result(plan, &ends, state == State::Cancelled, limit);
-            Some((state, Box::new(task_result(state, result, chain, now))))
+            let result = pb::TaskResult {
+                git: isolation::latest(ended),
+                ..task_result(state, result, chain, now)
+            };
+            Some((state, Box::new(result)))
         }
     };
     if !finished.is_empty() || end.is_some() {

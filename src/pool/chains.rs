@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::chain_steps::{advance, cancel_steps, step_spec};
 use super::inner::Inner;
 use super::submit::{self, Made};
-use super::{Pool, admission};
+use super::{Pool, admission, isolation};
 use crate::chain::Arguments;
 use crate::error::{Error, Missing};
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
@@ -254,7 +254,8 @@ async fn one(
 ) -> Result<One, Error> {
     let now = inner.now();
     let options = &wish.options;
-    let received = pb::TaskSpec {
+    let dir = inner.roots.admit(&options.working_dir, "options.").await?;
+    let mut received = pb::TaskSpec {
         input: None,
         settings: options.settings.clone(),
         working_dir: options.working_dir.clone(),
@@ -272,7 +273,13 @@ async fn one(
         budget = budget.max(admitted.budget);
         effective.get_or_insert(admitted.effective);
     }
-    inner.roots.admit(&received.working_dir, "options.").await?;
+    match received.isolation() {
+        // Decided now, so that every step does the same.
+        pb::Isolation::Unspecified => {
+            received.isolation = isolation::default_of_chain(inner, &dir).await? as i32;
+        }
+        _ => isolation::admit(inner, &received, &dir, "options.").await?,
+    }
     let mut chain = submit::new_task(wish.caller, now);
     chain.tags.clone_from(&options.tags);
     chain.rank = RANK_CHAIN;

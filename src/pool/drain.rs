@@ -19,30 +19,40 @@ pub struct Drained {
     pub tasks_left: u64,
 }
 
-/// Drains; a repeat waits for the same drain.
+/// Drains; a repeat waits for the same drain. It goes on when its caller
+/// leaves, for it is final.
 pub(super) async fn drain(inner: &Arc<Inner>, deadline: Duration) -> Result<Drained, Error> {
     inner.draining.cancel();
     inner.status_changed();
-    let drained = inner
-        .drained
-        .get_or_init(|| async {
-            let at_deadline = async {
-                tokio::time::sleep(deadline).await;
-                inner.hand_back.cancel();
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = all_quiet(inner) => {}
-                () = at_deadline => {}
-            }
-            Drained {
-                tasks_completed: inner.completed.load(Ordering::Relaxed),
-                cost: Microdollars(inner.cost.load(Ordering::Relaxed)),
-                tasks_left: u64::try_from(inner.queued.load(Ordering::Relaxed)).unwrap_or(0),
-            }
-        })
-        .await;
-    Ok(*drained)
+    let mut drained = inner.drained.subscribe();
+    if !inner.drain_begun.swap(true, Ordering::SeqCst) {
+        let shared = Arc::clone(inner);
+        let run = async move {
+            shared
+                .drained
+                .send_replace(Some(run(&shared, deadline).await))
+        };
+        inner.tracker.spawn_on(run, &inner.runtime);
+    }
+    let ended = drained.wait_for(Option::is_some).await;
+    match ended.map(|drained| *drained) {
+        Ok(Some(drained)) => Ok(drained),
+        // The sender is in `inner`.
+        Ok(None) | Err(_) => Err(Error::Draining),
+    }
+}
+
+async fn run(inner: &Inner, deadline: Duration) -> Drained {
+    let quiet = tokio::time::timeout(deadline, all_quiet(inner)).await;
+    if quiet.is_err() {
+        inner.hand_back.cancel();
+        all_quiet(inner).await;
+    }
+    Drained {
+        tasks_completed: inner.completed.load(Ordering::Relaxed),
+        cost: Microdollars(inner.cost.load(Ordering::Relaxed)),
+        tasks_left: u64::try_from(inner.queued.load(Ordering::Relaxed)).unwrap_or(0),
+    }
 }
 
 /// Waits until no slot runs an attempt.

@@ -26,6 +26,7 @@ use crate::pb::RunSettings;
 use crate::store::{Batch, Committed, Context, Parts, Request, Store, StoreError};
 use crate::stream::Hub;
 use crate::task::{Change, Conflict, Record, State, Task, TaskEvent, apply};
+use crate::workspace::Workspaces;
 
 /// How often a change is tried again when others come first.
 const CONFLICTS_MAX: u32 = 64;
@@ -40,6 +41,8 @@ pub(super) struct Inner {
     pub clock: Clock,
     pub start_time: Timestamp,
     pub roots: Roots,
+    /// Where isolated work is done, if it may be.
+    pub workspaces: Option<Workspaces>,
     pub hub: Hub,
     pub slots: Slots,
     pub shelf: Shelf,
@@ -88,7 +91,9 @@ pub(super) struct Inner {
     /// Owns every task of the pool.
     pub tracker: TaskTracker,
     pub runtime: tokio::runtime::Handle,
-    pub drained: tokio::sync::OnceCell<super::Drained>,
+    /// Whether a drain has begun, and what it did.
+    pub drain_begun: AtomicBool,
+    pub drained: watch::Sender<Option<super::Drained>>,
 }
 
 impl Inner {

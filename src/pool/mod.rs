@@ -17,6 +17,7 @@ mod conversation;
 mod drain;
 mod fan_out;
 mod inner;
+mod isolation;
 mod log;
 mod operate;
 mod options;

@@ -25,6 +25,10 @@ pub struct Options {
     pub spares: u32,
     /// Working directory of tasks that name none. Default: the current one.
     pub working_dir: PathBuf,
+    /// Where worktrees and clones of isolated work are made: outside of every
+    /// repository. Unset: isolation is refused. Default: unset; the program
+    /// uses its state directory.
+    pub workspace_dir: Option<PathBuf>,
     /// The most that may be spent in all, in US dollars. Default: no limit.
     pub budget_usd: Option<f64>,
     /// The most that a task may cost that names no budget, in US dollars.
@@ -174,6 +178,7 @@ impl Default for Options {
             max_slots: 16,
             spares: 1,
             working_dir: PathBuf::from("."),
+            workspace_dir: None,
             budget_usd: None,
             default_task_budget_usd: 5.0,
             run_timeout: Duration::from_secs(3600),

@@ -47,6 +47,9 @@ pub struct Ended {
     how: How,
     /// Last known cost, where the turn itself does not tell.
     cost: Microdollars,
+    /// What was done in a directory of the attempt's own, or why it could not
+    /// be kept as a ref.
+    work: Result<Option<pb::GitResult>, String>,
 }
 
 enum How {
@@ -85,7 +88,16 @@ impl Ended {
     }
 
     fn new(how: How, cost: Microdollars) -> Self {
-        Self { how, cost }
+        Self {
+            how,
+            cost,
+            work: Ok(None),
+        }
+    }
+
+    /// With what was done in a directory of the attempt's own.
+    pub fn with_work(self, work: Result<Option<pb::GitResult>, String>) -> Self {
+        Self { work, ..self }
     }
 
     /// Whether the turn ended by itself.
@@ -122,7 +134,7 @@ impl Ended {
 
 /// What the end of an attempt means for its task.
 pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -> TaskEvent {
-    let Ended { how, cost } = ended;
+    let Ended { how, cost, work } = ended;
     let (turn, failure) = match how {
         How::Turn(end, duration) => {
             let failure = turn_failure(&end);
@@ -187,6 +199,13 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
     let (mut result, output) = match turn {
         Some((end, duration)) => turn_result(*end, duration),
         None => Default::default(),
+    };
+    let failure = match work {
+        Ok(git) => {
+            result.git = git;
+            failure
+        }
+        Err(message) => failure.or_else(|| Some(self::failure(FailureReason::Workspace, &message))),
     };
     result.success = failure.is_none();
     result.failure = failure;

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use crate::agent::{Dials, Placement, Profile, Turn};
+use crate::pb::mcp_server::Transport;
 use crate::pb::{self, PermissionMode, RunSettings};
 use crate::store::Context;
 use crate::task::Spec;
@@ -55,13 +58,35 @@ pub fn profile(settings: &RunSettings, save_sessions: bool) -> Profile {
     Profile {
         allowed_tools: settings.allowed_tools.clone(),
         disallowed_tools: settings.disallowed_tools.clone(),
-        mcp_servers: Default::default(),
+        mcp_servers: settings
+            .mcp_servers
+            .iter()
+            .filter_map(|(name, server)| Some((name.clone(), mcp_server(server)?)))
+            .collect(),
         fallback_model: settings.fallback_model.clone(),
         json_schema: settings.json_schema.clone(),
         attachments: settings.attachments.unwrap_or(false),
         bypass_permissions: mode(settings) == PermissionMode::BypassPermissions,
         save_sessions,
     }
+}
+
+/// An MCP server as the agent takes it: JSON text.
+fn mcp_server(server: &pb::McpServer) -> Option<String> {
+    let definition = match server.transport.as_ref()? {
+        Transport::Stdio(stdio) => json!({
+            "type": "stdio",
+            "command": stdio.command,
+            "args": stdio.args,
+            "env": stdio.env,
+        }),
+        Transport::Http(http) => json!({
+            "type": "http",
+            "url": http.url,
+            "headers": http.headers,
+        }),
+    };
+    Some(definition.to_string())
 }
 
 /// The placement of settings.

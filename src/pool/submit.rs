@@ -10,6 +10,7 @@ use tracing::warn;
 use super::admission::{self, Admitted};
 use super::conversation;
 use super::inner::Inner;
+use super::isolation;
 use super::scheduler;
 use super::slot::Slot;
 use crate::clock::Timestamp;
@@ -107,7 +108,8 @@ async fn admit(
         };
         match admission::admit(&spec, &path, &inner.options) {
             Ok(mut admitted) => {
-                inner.roots.admit(&spec.working_dir, &path).await?;
+                let dir = inner.roots.admit(&spec.working_dir, &path).await?;
+                isolation::admit(inner, &spec, &dir, &path).await?;
                 conversation::admit(inner, caller, &spec, &path, &mut admitted).await?;
                 new.push((spec, admitted));
             }

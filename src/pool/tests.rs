@@ -856,6 +856,30 @@ async fn the_shared_context_reaches_the_next_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_changed_context_finds_its_processes_started_ahead() {
+    let rig = rig(Options {
+        spares: 0,
+        ..slots(1)
+    })
+    .await;
+    rig.pool.run("say warm").await.expect("ran");
+    let mut watch = rig
+        .pool
+        .watch_status(Duration::from_millis(100))
+        .await
+        .expect("watched");
+    while watch.next().await.expect("told").slots_idle != 1 {}
+
+    rig.pool.set_context("team", "be kind").await.expect("set");
+    while rig.agent.launches() != 2 {
+        watch.next().await.expect("told");
+    }
+
+    rig.pool.run("about").await.expect("ran");
+    assert_eq!(rig.agent.launches(), 2, "the attempt itself started none");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_queue_has_a_limit() {
     let rig = rig(Options {
         queue_max: 2,

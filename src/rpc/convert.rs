@@ -493,7 +493,6 @@ pub fn task(record: Record, shown: Shown) -> pb::Task {
         end_time: task.end_time.map(Timestamp::to_proto),
         attempt: count(task.attempt),
         slot_id: text(task.slot.map(|s| s.0)),
-        // The row keeps the node only as long as the attempt runs.
         node_id: text(task.lease.map(|l| l.node.0)),
         session_id: task.session_id,
         last_sequence: task.last_sequence,

@@ -45,7 +45,8 @@ fn code(error: &Error) -> Code {
         Error::TaskFinished(_)
         | Error::TaskNotFinished(_)
         | Error::WorkingDir { .. }
-        | Error::SessionUnusable { .. } => Code::FailedPrecondition,
+        | Error::SessionUnusable { .. }
+        | Error::NotARepository { .. } => Code::FailedPrecondition,
         Error::SlotBounds { absolute, .. } => match absolute {
             true => Code::OutOfRange,
             false => Code::FailedPrecondition,
@@ -66,7 +67,10 @@ fn details(error: &Error) -> ErrorDetails {
     let name = error.reason().as_str_name();
     let reason = name.strip_prefix("ERROR_REASON_").unwrap_or(name);
     let mut metadata = HashMap::new();
-    if let Error::WorkingDir { field, .. } | Error::Policy { field, .. } = error {
+    if let Error::WorkingDir { field, .. }
+    | Error::NotARepository { field }
+    | Error::Policy { field, .. } = error
+    {
         metadata.insert("field".to_owned(), cut(field, VIOLATION_MAX));
     }
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);

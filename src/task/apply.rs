@@ -257,6 +257,7 @@ fn finish(task: &Task, outcome: Outcome, now: Timestamp) -> Change {
             result.usage = outcome.result.usage;
             result.session_id = outcome.result.session_id;
             result.duration = outcome.result.duration;
+            result.git = outcome.result.git;
             end(change, State::Cancelled, result, outcome.origin, now)
         }
         _ => {
@@ -369,7 +370,6 @@ fn end(
     let row = &mut change.task;
     row.state = state;
     row.end_time = Some(now);
-    row.lease = None;
     row.abandon_time = None;
     result.cost_microdollars = row.cost.0;
     result.cost_estimated = row.cost_estimated;

@@ -127,7 +127,8 @@ pub struct Task {
     pub burnt: u32,
     /// The slot of the last attempt.
     pub slot: Option<SlotId>,
-    /// Who may write for the running attempt, and until when.
+    /// Who may write for the running attempt, and until when. Of an ended task:
+    /// who ran its last attempt.
     pub lease: Option<Lease>,
     /// The session of the last attempt; written with the log.
     pub session_id: String,

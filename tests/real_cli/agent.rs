@@ -83,7 +83,7 @@ mod a_launch {
 }
 
 /// An MCP server with one tool, in shell.
-const MCP_SERVER: &str = r#"while read -r line; do
+pub const MCP_SERVER: &str = r#"while read -r line; do
   id=$(printf %s "$line" | sed -n 's/.*"id":\([0-9]*\).*/\1/p')
   case "$line" in
     *'"initialize"'*) result='{"protocolVersion":"2024-11-05","capabilities":{"tools":{}},"serverInfo":{"name":"m","version":"1"}}' ;;

@@ -5,12 +5,21 @@
 //! CLAUDEPOOL_TEST_CLAUDE=/path/to/claude cargo test --test real_cli
 //! ```
 
+#![allow(clippy::unwrap_used)]
+
 mod agent;
 mod conversations;
+mod promises;
+mod service;
+#[path = "../support/mod.rs"]
+mod support;
+
+/// The kind of agent that the service's tests run on.
+fn agent() -> support::Kind {
+    support::Kind::Real
+}
 
 /// The CLI to test with.
 fn cli() -> std::path::PathBuf {
-    std::env::var_os("CLAUDEPOOL_TEST_CLAUDE")
-        .expect("set CLAUDEPOOL_TEST_CLAUDE to the native program of the Claude Code CLI")
-        .into()
+    support::Kind::Real.program().expect("it runs a program")
 }

@@ -161,6 +161,12 @@ pub fn has_ended(handle: &OwnedFd) -> bool {
     ends_within(handle, Duration::ZERO)
 }
 
+/// Waits for a process to end; `false`: it did not within `limit`.
+pub async fn ends(handle: OwnedFd, limit: Duration) -> bool {
+    let wait = move || ends_within(&handle, limit);
+    tokio::task::spawn_blocking(wait).await.unwrap_or(false)
+}
+
 /// Waits for a process to end. Blocks.
 fn ends_within(handle: &OwnedFd, limit: Duration) -> bool {
     let limit = Timespec::try_from(limit).expect("a short time");
@@ -200,8 +206,7 @@ pub async fn everything_below_is_gone_after_a_drop(kit: &dyn Kit) {
     drop(session);
 
     for handle in handles {
-        let ended = tokio::task::spawn_blocking(move || ends_within(&handle, LIMIT)).await;
-        assert!(ended.is_ok_and(|ended| ended));
+        assert!(ends(handle, LIMIT).await);
     }
 }
 

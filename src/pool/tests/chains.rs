@@ -248,8 +248,20 @@ async fn chains_that_have_begun_go_before_those_that_have_not() {
         .await
         .expect("made");
     assert_eq!(ids.len(), 20);
-    for id in &ids {
-        assert_eq!(rig.chain_end(*id).await.0, State::Succeeded);
+    let watched = futures_util::future::join_all(ids.iter().map(|id| rig.snapshots(*id))).await;
+    for (id, seen) in ids.iter().zip(watched) {
+        let (state, result) = rig.chain_end(*id).await;
+        assert_eq!(state, State::Succeeded);
+        // The log of a chain has nothing but changes: dense from the first.
+        let numbers: Vec<u64> = seen.iter().map(|progress| progress.sequence).collect();
+        assert!(
+            numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+            "{numbers:?}"
+        );
+        let last = seen.last().expect("told");
+        assert_eq!(last.completed_steps.len(), result.steps.len());
+        let progress = rig.pool.chain_progress(*id).await.expect("there");
+        assert_eq!(progress.completed_steps, result.steps);
     }
     let chains = rig.store.group(group, Parts::ROW).await.expect("read");
     let mut moments: Vec<(_, i32)> = Vec::new();

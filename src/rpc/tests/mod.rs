@@ -1,5 +1,6 @@
 //! What the wire promises without a pool, over real sockets.
 
+mod raw;
 mod toy;
 
 use std::time::Instant;
@@ -11,7 +12,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
-use self::toy::{RUN, RUN_STREAM, Running, ask, call, soon, starting, toy};
+use self::raw::call;
+use self::toy::{RUN, RUN_STREAM, Running, ask, soon, starting, toy};
 use super::{Options, Server};
 use crate::pb;
 use crate::pb::pool_service_client::PoolServiceClient;
