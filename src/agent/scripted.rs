@@ -11,6 +11,8 @@
 //! | `wait MS` | time passes |
 //! | `cost MICRODOLLARS` | what the turn costs so far |
 //! | `fail STATUS` | the turn ends as an API failure of that status |
+//! | `limited [SECONDS]` | while the test limits: a rate limit that lifts then, which ends the turn |
+//! | `retrying STATUS` | a request is tried again after that status |
 //! | `die CODE` | the process ends |
 //! | `violate` | the process speaks what the protocol does not allow |
 //! | `dirty` | the process is not clean afterwards |
@@ -18,9 +20,11 @@
 //!
 //! Another line is said as it stands.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod shared;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,66 +34,12 @@ use super::{
     TurnEnd, TurnError, Unclean,
 };
 use crate::money::Microdollars;
+use shared::Shared;
 
 /// The agent. Clones share what they count.
 #[derive(Clone, Default)]
 pub struct Scripted {
     shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    next_pid: AtomicU32,
-    live: AtomicUsize,
-    launches: AtomicUsize,
-    resets: AtomicUsize,
-    no_launches: AtomicBool,
-    next_session: AtomicU32,
-    /// Prompts by saved session.
-    sessions: Mutex<BTreeMap<String, Vec<String>>>,
-}
-
-impl Shared {
-    fn new_session(&self) -> String {
-        let number = self.next_session.fetch_add(1, Ordering::SeqCst);
-        format!("session-{number}")
-    }
-
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Scripted {
-    /// Processes that are alive.
-    pub fn live(&self) -> usize {
-        self.shared.live.load(Ordering::SeqCst)
-    }
-
-    /// Processes that were started.
-    pub fn launches(&self) -> usize {
-        self.shared.launches.load(Ordering::SeqCst)
-    }
-
-    /// Resets that were confirmed.
-    pub fn resets(&self) -> usize {
-        self.shared.resets.load(Ordering::SeqCst)
-    }
-
-    /// Sessions that are saved.
-    pub fn sessions(&self) -> Vec<String> {
-        self.shared.sessions().keys().cloned().collect()
-    }
-
-    /// Loses every saved session.
-    pub fn lose_sessions(&self) {
-        self.shared.sessions().clear();
-    }
-
-    /// Whether starts fail from now on.
-    pub fn refuse_launches(&self, refuse: bool) {
-        self.shared.no_launches.store(refuse, Ordering::SeqCst);
-    }
 }
 
 #[async_trait]
@@ -159,6 +109,7 @@ struct Process {
     ended: Option<ProcessEnd>,
 }
 
+#[derive(Default)]
 struct Playing {
     lines: VecDeque<String>,
     output: String,
@@ -194,6 +145,15 @@ impl Process {
                 .unwrap_or_else(|| "scripted".to_owned()),
             stop_reason: "end_turn".to_owned(),
             ..TurnEnd::default()
+        }))
+    }
+
+    fn api_failure(&mut self, status: i32) -> Observation {
+        self.end_turn(Some(TurnError {
+            subtype: "success".to_owned(),
+            terminal_reason: "api_error".to_owned(),
+            api_status: Some(status),
+            message: format!("API Error: {status}"),
         }))
     }
 
@@ -233,14 +193,27 @@ impl Process {
                 playing.cost = Microdollars(rest.parse().unwrap_or(0));
                 return Some(Observation::Cost(playing.cost));
             }
-            "fail" => {
-                let status = rest.parse().ok();
-                return Some(self.end_turn(Some(TurnError {
-                    subtype: "success".to_owned(),
-                    terminal_reason: "api_error".to_owned(),
-                    api_status: status,
-                    message: format!("API Error: {rest}"),
-                })));
+            "fail" => return Some(self.api_failure(rest.parse().unwrap_or(0))),
+            "limited" => {
+                if !self.shared.limited.load(Ordering::SeqCst) {
+                    return Some(Observation::Alive);
+                }
+                let end = self.api_failure(429);
+                let playing = self.turn.get_or_insert_default();
+                playing.also.push_back(end);
+                return Some(Observation::RateLimited {
+                    resets_at: rest.parse().ok(),
+                    message: "limited".to_owned(),
+                });
+            }
+            "retrying" => {
+                return Some(Observation::Retrying {
+                    retry: 1,
+                    max_retries: 10,
+                    delay: Duration::from_secs(1),
+                    api_status: rest.parse().ok(),
+                    error: String::new(),
+                });
             }
             "die" => {
                 let end = ProcessEnd {
@@ -290,6 +263,7 @@ impl Session for Process {
         if self.ended.is_some() {
             return Err(Self::gone());
         }
+        self.shared.turns.fetch_add(1, Ordering::SeqCst);
         self.interrupted = false;
         self.turns = 0;
         let lines = turn.prompt.lines().map(str::to_owned).collect();

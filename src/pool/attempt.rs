@@ -16,6 +16,7 @@ use super::log::Log;
 use super::outcome::{self, Ended, Stop};
 use super::process::{Bench, Next};
 use super::requirement::requirement;
+use super::second_chance;
 use super::slot::Slot;
 use super::{admission, chain_steps, isolation};
 use crate::agent::Observation;
@@ -106,12 +107,8 @@ async fn make_ready(inner: &Inner, bench: &mut Bench, next: &Next) -> After {
 /// while the store does not answer it is tried again, until the pool stops.
 async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: ProcessOrigin) {
     let rest = log.finish(inner).await;
-    let mut event = outcome::event(task, ended, origin, inner.now());
-    if let TaskEvent::Finish(outcome) = &event
-        && let Some(again) = chain_steps::retry(inner, task, outcome).await
-    {
-        event = again;
-    }
+    let event = outcome::event(task, ended, origin, inner.now());
+    let event = second_chance::consider(inner, task, event).await;
     let mut current = task.clone();
     let mut wait = Duration::from_millis(50);
     loop {
@@ -291,6 +288,14 @@ impl<'a> Attempt<'a> {
                                 None => Ended::died(end, cost),
                                 Some((why, _)) => Ended::stopped(why, None, cost),
                             };
+                        }
+                        Observation::RateLimited { resets_at, ref message } => {
+                            let lifts = resets_at.map(|s| Timestamp(s.saturating_mul(1_000_000)));
+                            second_chance::limited(inner, self.task, lifts, message);
+                        }
+                        // The CLI would go on for three minutes.
+                        Observation::Retrying { api_status: Some(401), .. } => {
+                            wanted = Some(Stop::Authentication);
                         }
                         Observation::Violation(what) => return Ended::violation(what, cost),
                         Observation::Cost(so_far) => {

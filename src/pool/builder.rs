@@ -153,6 +153,7 @@ impl Builder {
             budget_limited: AtomicBool::new(totals.funds.limit.is_some()),
             supervisor: watch::channel(true).0,
             paused: Default::default(),
+            hold: Default::default(),
             scaling: Default::default(),
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use super::chain_steps;
+use super::hold::Hold;
 use super::options::Options;
 use super::process::Held;
 use super::requirement;
@@ -80,6 +81,8 @@ pub(super) struct Inner {
     pub supervisor: watch::Sender<bool>,
     /// Why an operator paused admission, if one did.
     pub paused: Mutex<Option<String>>,
+    /// What a provider's limit holds back.
+    pub hold: Hold,
     /// Serialises changes of the number of slots.
     pub scaling: tokio::sync::Mutex<()>,
     /// No new work is taken.

@@ -58,6 +58,10 @@ pub struct Options {
     /// How long a drain waits for work under way. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// Attempts of a task that may fail for a reason that another may not meet
+    /// (the provider is overloaded, the connection breaks). Range: 1 to 100.
+    /// Default 3.
+    pub attempts_max: u32,
     /// Attempts that one process serves before it is replaced. Default 50: its
     /// memory was seen to grow slowly over resets.
     pub process_attempts_max: u32,
@@ -188,6 +192,7 @@ impl Default for Options {
             restart_grace: Duration::from_secs(60),
             request_ttl: Duration::from_secs(24 * 3600),
             drain_timeout: Duration::from_secs(30),
+            attempts_max: 3,
             process_attempts_max: 50,
             process_memory_max: 450_000_000,
             launch_backoff: Duration::from_millis(250),
@@ -274,6 +279,10 @@ impl Options {
         check(
             (1..=15 * 1024 * 1024).contains(&self.policy.prompt_bytes_max),
             "policy.prompt_bytes_max must be 1 to 15 MiB",
+        );
+        check(
+            (1..=100).contains(&self.attempts_max),
+            "attempts_max must be 1 to 100",
         );
         check(
             self.process_attempts_max >= 1,

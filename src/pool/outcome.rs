@@ -38,6 +38,8 @@ pub enum Stop {
     Budget,
     /// It took too many turns.
     MaxTurns,
+    /// The provider refuses the credentials.
+    Authentication,
     /// Another has taken the task.
     Fenced,
 }
@@ -159,6 +161,10 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
                 ),
                 Stop::Budget => (FailureReason::Budget, "the task's budget is spent"),
                 Stop::MaxTurns => (FailureReason::MaxTurns, "the limit of turns was reached"),
+                Stop::Authentication => (
+                    FailureReason::Authentication,
+                    "the model provider refuses the credentials",
+                ),
             };
             (turn, Some(failure(reason, message)))
         }

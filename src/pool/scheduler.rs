@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use super::attempt;
+use super::hold::Gate;
 use super::inner::Inner;
 use super::slot::Slot;
 use crate::clock::Timestamp;
@@ -37,24 +38,32 @@ pub(super) async fn run(inner: &Inner) {
             next = None;
             continue;
         }
+        let most = match inner.hold.gate(inner.now()) {
+            Gate::Open => usize::MAX,
+            Gate::Probe => 1,
+            Gate::Shut(until) => {
+                next = until;
+                continue;
+            }
+        };
         // Cleared before the look: who submits later sets it again.
         let waiting = inner.may_wait.swap(false, Ordering::SeqCst);
         if !waiting && !in_time {
             continue;
         }
-        let slots = inner.slots.take_idle(usize::MAX);
+        let slots = inner.slots.take_idle(most);
         if slots.is_empty() {
             // A slot that becomes idle wakes us.
             inner.may_wait.store(true, Ordering::SeqCst);
             next = None;
             continue;
         }
-        next = pair(inner, slots).await;
+        next = pair(inner, slots, most == 1).await;
     }
 }
 
 /// Claims for idle slots and assigns; gives the earliest time to look again.
-async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>) -> Option<Timestamp> {
+async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Timestamp> {
     let now = inner.now();
     let request = ClaimRequest {
         slots: slots.iter().map(|slot| slot.id.clone()).collect(),
@@ -87,6 +96,9 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>) -> Option<Timestamp> {
     for slot in slots {
         match next.take_if(|task| task.slot == slot.id) {
             Some(task) => {
+                if probe {
+                    inner.hold.probes(task.task.id);
+                }
                 inner.tell(
                     Some(State::Queued),
                     task.task.clone(),

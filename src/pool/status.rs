@@ -41,7 +41,7 @@ pub(super) async fn status(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> 
         spent_microdollars: totals.funds.spent.0,
         reserved_microdollars: totals.funds.reserved.0,
         budget_microdollars: totals.funds.limit.map(|limit| limit.0),
-        hold: None,
+        hold: inner.hold.describe(),
         paused: inner.pause_reason().is_some(),
         pause_reason: inner.pause_reason().unwrap_or_default(),
         supervisor: *inner.supervisor.borrow(),

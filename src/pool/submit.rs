@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::admission::{self, Admitted};
 use super::conversation;
+use super::hold::Gate;
 use super::inner::Inner;
 use super::isolation;
 use super::scheduler;
@@ -265,6 +266,7 @@ async fn commit(
     let direct = changes.len() == 1
         && changes.iter().all(alone)
         && inner.pause_reason().is_none()
+        && inner.hold.gate(inner.now()) == Gate::Open
         && !inner.budget_limited()
         && !inner.may_wait.load(Ordering::SeqCst)
         && !inner.draining.is_cancelled();

@@ -473,13 +473,14 @@ async fn a_process_that_dies_fails_the_task_with_its_exit_code() {
     let failure = failure.expect("failed");
     assert_eq!(failure.exit_code, Some(137));
     assert_eq!(failure.stderr_tail, "it was told to die");
+    assert_eq!(record.task.attempt, 2, "it may die of bad luck once");
     rig.pool.run("say y").await.expect("the slot is usable");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_fan_out_gives_each_member_once_as_it_ends_failures_too() {
     let rig = rig(slots(2)).await;
-    let specs = ["wait 500\nsay slow", "fail 500", "say quick"]
+    let specs = ["wait 500\nsay slow", "fail 400", "say quick"]
         .map(|prompt| Work::from(prompt).spec)
         .to_vec();
     let request = Some(RequestId::new());
@@ -877,6 +878,76 @@ async fn a_changed_context_finds_its_processes_started_ahead() {
 
     rig.pool.run("about").await.expect("ran");
     assert_eq!(rig.agent.launches(), 2, "the attempt itself started none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_of_the_provider_is_tried_again_with_backoff() {
+    let rig = rig(slots(1)).await;
+    let begun = tokio::time::Instant::now();
+    let record = rig.pool.run("cost 7\nfail 529").await.expect("ran");
+    assert_eq!(failure(&record), FailureReason::Overloaded);
+    assert_eq!((record.task.attempt, record.task.burnt), (3, 2));
+    assert_eq!(record.task.cost, Microdollars(21), "every attempt is paid");
+    assert!(begun.elapsed() >= Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_holds_the_pool_burns_nothing_and_one_goes_ahead() {
+    let rig = rig(slots(4)).await;
+    rig.agent.limit(true);
+    let ids: Vec<TaskId> = {
+        let mut ids = Vec::new();
+        for _ in 0..8 {
+            ids.push(rig.pool.submit("limited\nsay x").await.expect("made"));
+        }
+        ids
+    };
+    rig.until(ids[0], |kind| matches!(kind, Kind::Requeued(_)))
+        .await;
+    let status = rig.pool.status().await.expect("told");
+    let hold = status.hold.expect("the pool holds");
+    assert!(hold.estimated);
+    let begun = rig.agent.turns();
+
+    // The first probe meets the limit again, the second does not.
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(rig.agent.turns(), begun + 1, "one probe");
+    rig.agent.limit(false);
+    for id in ids {
+        let record = rig.end(id).await;
+        assert_eq!(record.task.state, State::Succeeded);
+        assert_eq!(record.task.burnt, 0);
+    }
+    assert!(rig.pool.status().await.expect("told").hold.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_says_when_it_lifts_is_waited_for_until_then() {
+    let rig = rig(slots(1)).await;
+    rig.agent.limit(true);
+    let lifts = rig.pool.inner.now().0 / 1_000_000 + 1800;
+    let id = rig
+        .pool
+        .submit(format!("limited {lifts}\nsay x"))
+        .await
+        .expect("made");
+    rig.until(id, |kind| matches!(kind, Kind::Requeued(_)))
+        .await;
+    let hold = rig.pool.status().await.expect("told").hold.expect("held");
+    assert!(!hold.estimated);
+    assert_eq!(hold.until.expect("told").seconds, lifts);
+    rig.agent.limit(false);
+    let record = rig.end(id).await;
+    assert!(record.task.end_time.expect("ended").0 >= lifts * 1_000_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_credentials_fail_the_task_at_once() {
+    let rig = rig(slots(1)).await;
+    let begun = tokio::time::Instant::now();
+    let record = rig.pool.run("retrying 401\nhang").await.expect("ran");
+    assert_eq!(failure(&record), FailureReason::Authentication);
+    assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! Failure classes, from facts and never from text. Pure.
 
+use std::time::Duration;
+
 use crate::pb::FailureReason;
 
 /// What is known of a turn that failed.
@@ -38,6 +40,40 @@ pub fn classify(facts: Facts<'_>) -> FailureReason {
         Some(_) => FailureReason::Agent,
         None if facts.terminal_reason == "api_error" => FailureReason::Connection,
         None => FailureReason::Agent,
+    }
+}
+
+/// What a failed attempt means for its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The task has failed.
+    Fail,
+    /// It is tried again after a wait; the attempt counts.
+    Retry(Duration),
+    /// It is tried again when the provider's limit lifts; the attempt does not
+    /// count.
+    Hold,
+}
+
+/// First wait after a failure of the provider; doubled each time.
+const PROVIDER_WAIT: Duration = Duration::from_secs(2);
+
+/// What the failure of an attempt means when `burnt` attempts had counted
+/// before it. `attempts_max`: how many may count in all. `jitter`: 0 to 1,
+/// takes up to half off the wait, so that tasks that failed together do not
+/// come back together.
+pub fn verdict(reason: FailureReason, burnt: u32, attempts_max: u32, jitter: f64) -> Verdict {
+    match reason {
+        FailureReason::RateLimited => Verdict::Hold,
+        FailureReason::Overloaded | FailureReason::Connection if burnt + 1 < attempts_max => {
+            let wait = PROVIDER_WAIT.saturating_mul(1 << burnt.min(8));
+            Verdict::Retry(wait.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0))
+        }
+        // A process may die of bad luck once, not of the same task twice.
+        FailureReason::ProcessDied if burnt == 0 && attempts_max > 1 => {
+            Verdict::Retry(Duration::ZERO)
+        }
+        _ => Verdict::Fail,
     }
 }
 
@@ -95,6 +131,27 @@ mod tests {
             (None, FailureReason::Connection),
         ] {
             assert_eq!(classify(api(status)), reason, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn each_class_has_its_verdict() {
+        let verdict = |reason, burnt| verdict(reason, burnt, 3, 0.0);
+        let seconds = |s| Verdict::Retry(Duration::from_secs(s));
+        assert_eq!(verdict(FailureReason::RateLimited, 9), Verdict::Hold);
+        assert_eq!(verdict(FailureReason::Overloaded, 0), seconds(2));
+        assert_eq!(verdict(FailureReason::Connection, 1), seconds(4));
+        assert_eq!(verdict(FailureReason::Overloaded, 2), Verdict::Fail);
+        assert_eq!(verdict(FailureReason::ProcessDied, 0), seconds(0));
+        assert_eq!(verdict(FailureReason::ProcessDied, 1), Verdict::Fail);
+        for reason in [
+            FailureReason::Authentication,
+            FailureReason::InvalidRequest,
+            FailureReason::Budget,
+            FailureReason::MaxTurns,
+            FailureReason::Schema,
+        ] {
+            assert_eq!(verdict(reason, 0), Verdict::Fail, "{reason:?}");
         }
     }
 

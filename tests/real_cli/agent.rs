@@ -4,19 +4,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use claudepool::agent::claude::{Claude, ClaudeOptions};
+use claudepool::agent::claude::Claude;
 use claudepool::agent::conformance::{GRACE, Kit, dial, finish, placed, placement, ready, succeed};
 use claudepool::agent::{Agent, Dials, Observation, Profile, Session, Turn};
 use claudepool::demo::StandIn;
 use claudepool::pb::{Effort, PermissionMode};
 use tempfile::TempDir;
 
+use crate::support::{Kind, Surroundings};
+
 /// The real CLI before a stand-in of its own.
 struct Real {
     agent: Arc<Claude>,
-    standin: StandIn,
+    around: Surroundings,
     spares: bool,
     dir: TempDir,
+}
+
+impl Real {
+    fn standin(&self) -> &StandIn {
+        self.around.standin.as_ref().expect("the real CLI has one")
+    }
 }
 
 #[async_trait]
@@ -36,7 +44,7 @@ impl Kit for Real {
 
     async fn shown(&self, session: &mut dyn Session) -> String {
         succeed(session, "::echo shown").await;
-        let requests = self.standin.requests();
+        let requests = self.standin().requests();
         requests.last().expect("there was a turn").body.to_string()
     }
 }
@@ -44,23 +52,11 @@ impl Kit for Real {
 async fn real(spares: bool) -> Real {
     let dir = tempfile::tempdir().expect("there is room");
     std::fs::create_dir(dir.path().join("workspace")).expect("there is room");
-    let loopback = ([127, 0, 0, 1], 0).into();
-    let standin = StandIn::start_recording(loopback)
-        .await
-        .expect("a free port");
-    let mut options = ClaudeOptions::new(dir.path().join("state"));
-    options.program = crate::cli();
-    options.shim = vec![env!("CARGO_BIN_EXE_claudepool").into(), "__slot".into()];
-    options.env_allow = vec!["PATH".into()];
-    for (name, value) in [
-        ("ANTHROPIC_API_KEY", "dummy"),
-        ("ANTHROPIC_BASE_URL", &standin.base_url()),
-    ] {
-        options.env.insert(name.into(), value.into());
-    }
+    let around = Kind::Real.surroundings().await;
+    let agent = Kind::Real.claude(&around, &dir.path().join("state"));
     Real {
-        agent: Arc::new(Claude::open(options).expect("the CLI is there")),
-        standin,
+        agent: Arc::new(agent),
+        around,
         spares,
         dir,
     }
@@ -214,7 +210,7 @@ async fn an_effort_reaches_the_model_and_can_be_taken_back() {
     let kit = real(true).await;
     let mut session = ready(&kit).await;
     let effort = |kit: &Real| {
-        let requests = kit.standin.requests();
+        let requests = kit.standin().requests();
         let body = &requests.last().expect("there was a turn").body;
         body["output_config"]["effort"].clone()
     };
@@ -249,7 +245,7 @@ async fn a_slash_command_runs_if_it_was_asked_for_and_makes_the_process_unclean(
 
     assert!(played.end.output.contains("cost"), "{played:?}");
     assert!(
-        kit.standin.requests().is_empty(),
+        kit.standin().requests().is_empty(),
         "it ran without the model"
     );
     assert!(session.reset().await.is_err());

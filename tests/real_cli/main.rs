@@ -18,8 +18,3 @@ mod support;
 fn agent() -> support::Kind {
     support::Kind::Real
 }
-
-/// The CLI to test with.
-fn cli() -> std::path::PathBuf {
-    support::Kind::Real.program().expect("it runs a program")
-}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use claudepool::agent::claude::{Claude, ClaudeOptions};
@@ -12,10 +13,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Grammar;
 
-/// Servers on the real CLI at a time: each has up to four processes of some
+/// Tests on the real CLI at a time: each has up to four processes of some
 /// 200 MB.
-const REAL_MAX: usize = 2;
-static REAL: Semaphore = Semaphore::const_new(REAL_MAX);
+static REAL: LazyLock<Semaphore> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    Semaphore::new(cores.clamp(2, 4))
+});
 
 /// Longest wait for anything that a process is asked for.
 pub const LOADED: Duration = Duration::from_secs(30);
@@ -84,11 +87,16 @@ impl Kind {
 
     /// Opens it for a pool. `state_dir` is its own.
     pub fn open(self, around: &Surroundings, state_dir: &Path) -> Builder {
-        let Some(program) = self.program() else {
+        if self == Self::Scripted {
             return Pool::builder(Scripted::default());
-        };
+        }
+        Pool::builder(self.claude(around, state_dir))
+    }
+
+    /// The Claude agent of this kind.
+    pub fn claude(self, around: &Surroundings, state_dir: &Path) -> Claude {
         let mut options = ClaudeOptions::new(state_dir);
-        options.program = program;
+        options.program = self.program().expect("it runs a program");
         options.shim = vec![this_program().into(), "__slot".into()];
         options.env_allow = vec!["PATH".into()];
         options.env.clone_from(&around.env);
@@ -96,7 +104,7 @@ impl Kind {
         options.start_timeout = LOADED;
         options.reset_timeout = LOADED;
         options.control_timeout = LOADED;
-        Pool::builder(Claude::open(options).unwrap())
+        Claude::open(options).unwrap()
     }
 }
 

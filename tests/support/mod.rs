@@ -4,7 +4,7 @@
 //! [`Caller::say`] and its like, which speak the agent's own grammar. A target
 //! that includes this says by `agent()` in its root which kind it tests.
 
-#![allow(dead_code, clippy::unwrap_used, missing_docs)]
+#![allow(dead_code, unused_imports, clippy::unwrap_used, missing_docs)]
 
 mod agents;
 mod caller;
@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub use self::agents::Kind;
+pub use self::agents::{Kind, Surroundings};
 pub use self::caller::*;
 pub use self::program::Program;
 

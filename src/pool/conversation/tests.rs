@@ -486,23 +486,12 @@ fn a_saved_task_that_says_restart_starts_over() {
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_failed_is_tried_anew_and_not_gone_on_with() {
     let rig = rig(slots(1)).await;
-    let step = pb::ChainStep {
-        name: "only".to_owned(),
-        action: Some(pb::chain_step::Action::Prompt("fail 500".to_owned())),
-        on_failure: Some(pb::FailurePolicy {
-            retries: 1,
-            ..pb::FailurePolicy::default()
-        }),
-        ..pb::ChainStep::default()
-    };
-    let options = pb::ChainOptions {
-        recovery: RecoveryPolicy::Resume as i32,
-        ..pb::ChainOptions::default()
-    };
 
-    let made = rig.pool.submit_chain(vec![step], Some(options), None).await;
-    let chain = rig.end(made.expect("made")).await;
+    let record = rig
+        .run(recovered_by(RecoveryPolicy::Resume, "fail 500"))
+        .await;
 
-    assert_eq!(chain.task.state, State::Failed, "the second try failed too");
-    assert_eq!(rig.agent.sessions().len(), 2);
+    assert_eq!(record.task.state, State::Failed, "every try failed");
+    assert!(record.task.attempt > 1);
+    assert_eq!(rig.agent.sessions().len(), record.task.attempt as usize);
 }

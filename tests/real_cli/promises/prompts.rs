@@ -1,15 +1,26 @@
 //! A prompt is data: it arrives at the model as it is, and the slot is what it
 //! was.
 
-use super::{idle, one_slot, succeed, user_texts};
+use serde_json::Value;
+
+use super::{idle, one_slot, succeed};
 use crate::support::prompt;
 
-/// What the CLI adds of its own: reminders, and that it was reset.
-const MARKS: [&str; 3] = [
-    "<system-reminder>",
-    "<local-command-",
-    "<command-name>/clear<",
-];
+/// The messages of a request without the one text that is the prompt.
+fn without(request: &Value, prompt: &str) -> Value {
+    let mut messages = request["messages"].clone();
+    let blocks = messages.as_array_mut().expect("a request has them");
+    let texts = blocks
+        .iter_mut()
+        .filter_map(|message| message["content"].as_array_mut())
+        .flatten()
+        .map(|block| &mut block["text"]);
+    let mut prompts: Vec<_> = texts.filter(|text| **text == prompt).collect();
+    let start: String = prompt.chars().take(40).collect();
+    assert_eq!(prompts.len(), 1, "{start:?} arrives as it is");
+    *prompts[0] = Value::Null;
+    messages
+}
 
 /// Runs each prompt and asks, after each, whether the slot is what it was.
 async fn arrive_as_they_are(prompts: Vec<String>) {
@@ -26,14 +37,8 @@ async fn arrive_as_they_are(prompts: Vec<String>) {
         assert_eq!(ran.requests.len(), 1, "{start:?}");
         // What would be a command is made none by a blank before it.
         let blank = if text.starts_with('/') { " " } else { "" };
-        let sent = format!("{blank}{text}");
-        let texts = user_texts(ran.request());
-        let ours: Vec<_> = texts
-            .iter()
-            .filter(|text| !MARKS.iter().any(|mark| text.starts_with(mark)))
-            .collect();
-        assert_eq!(ours.len(), 1, "{start:?}: {ours:?}");
-        assert!(*ours[0] == sent, "{start:?} arrives as it is");
+        let sent = without(ran.request(), &format!("{blank}{text}"));
+        assert_eq!(sent, without(usual.request(), "::echo usual"), "{start:?}");
         let now = idle(&mut server).await;
         assert_eq!(
             (now.pid, now.launches),

@@ -1,0 +1,169 @@
+//! A provider's limit holds the whole pool: no attempt starts until it lifts,
+//! then one goes ahead to see. Pure but for its lock.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::id::TaskId;
+use crate::pb;
+
+/// First wait where the provider does not say when the limit lifts; doubled
+/// each time it has not.
+const FIRST_WAIT: Duration = Duration::from_secs(60);
+/// Longest such wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// The hold, if there is one.
+#[derive(Default)]
+pub(super) struct Hold {
+    state: Mutex<Option<Held>>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    until: Timestamp,
+    estimated: bool,
+    message: String,
+    /// Waits that were guessed, one after the other.
+    guesses: u32,
+    /// Who went ahead to see.
+    probe: Option<TaskId>,
+}
+
+/// How many attempts may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// As many as there are slots.
+    Open,
+    /// One, to see.
+    Probe,
+    /// None before this time; `None`: none until who went ahead has ended.
+    Shut(Option<Timestamp>),
+}
+
+impl Hold {
+    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many attempts may start now.
+    pub fn gate(&self, now: Timestamp) -> Gate {
+        match &*self.lock() {
+            None => Gate::Open,
+            Some(held) if held.until > now => Gate::Shut(Some(held.until)),
+            Some(held) if held.probe.is_some() => Gate::Shut(None),
+            Some(_) => Gate::Probe,
+        }
+    }
+
+    /// Notes who goes ahead.
+    pub fn probes(&self, task: TaskId) {
+        if let Some(held) = self.lock().as_mut() {
+            held.probe = Some(task);
+        }
+    }
+
+    /// The provider limits. `lifts`: when it says that it will be over.
+    pub fn limited(&self, task: TaskId, lifts: Option<Timestamp>, message: &str, now: Timestamp) {
+        let mut state = self.lock();
+        let guesses = match (&*state, lifts) {
+            (_, Some(_)) => 0,
+            (None, None) => 1,
+            // The one that went ahead met the limit again.
+            (Some(held), None) if held.probe == Some(task) => held.guesses + 1,
+            // Others under way meet the same limit.
+            (Some(held), None) if held.until > now => return,
+            (Some(held), None) => held.guesses.max(1),
+        };
+        let doubled = FIRST_WAIT.saturating_mul(1 << guesses.saturating_sub(1).min(16));
+        *state = Some(Held {
+            until: lifts.unwrap_or_else(|| now.after(doubled.min(LONGEST_WAIT))),
+            estimated: lifts.is_none(),
+            message: message.to_owned(),
+            guesses,
+            probe: None,
+        });
+    }
+
+    /// An attempt got an answer: there is no limit. `true`: there was a hold.
+    pub fn lifted(&self) -> bool {
+        self.lock().take().is_some()
+    }
+
+    /// An attempt ended without telling anything of the limit: another may go
+    /// ahead. `true`: it was the one that had.
+    pub fn ended(&self, task: TaskId) -> bool {
+        match self.lock().as_mut() {
+            Some(held) if held.probe == Some(task) => {
+                held.probe = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// On the wire.
+    pub fn describe(&self) -> Option<pb::Hold> {
+        self.lock().as_ref().map(|held| pb::Hold {
+            until: Some(held.until.to_proto()),
+            estimated: held.estimated,
+            message: held.message.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(s: i64) -> Timestamp {
+        Timestamp(s * 1_000_000)
+    }
+
+    #[test]
+    fn a_known_reset_time_is_waited_for_exactly_and_then_one_goes_ahead() {
+        let (hold, task) = (Hold::default(), TaskId::new());
+        hold.limited(task, Some(seconds(100)), "limit", seconds(0));
+        assert_eq!(hold.gate(seconds(99)), Gate::Shut(Some(seconds(100))));
+        assert_eq!(hold.gate(seconds(100)), Gate::Probe);
+        hold.probes(task);
+        assert_eq!(hold.gate(seconds(101)), Gate::Shut(None));
+        assert!(hold.lifted());
+        assert_eq!(hold.gate(seconds(101)), Gate::Open);
+    }
+
+    #[test]
+    fn a_guessed_wait_doubles_each_time_the_probe_meets_the_limit_up_to_a_quarter_of_an_hour() {
+        let (hold, task) = (Hold::default(), TaskId::new());
+        let mut now = seconds(0);
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            hold.limited(task, None, "limit", now);
+            let Gate::Shut(Some(until)) = hold.gate(now) else {
+                panic!("held");
+            };
+            waits.push(until.since(now).as_secs());
+            now = until;
+            hold.probes(task);
+        }
+        assert_eq!(waits, [60, 120, 240, 480, 900, 900]);
+    }
+
+    #[test]
+    fn others_that_meet_the_same_limit_do_not_lengthen_the_wait() {
+        let hold = Hold::default();
+        hold.limited(TaskId::new(), None, "limit", seconds(0));
+        hold.limited(TaskId::new(), None, "limit", seconds(10));
+        assert_eq!(hold.gate(seconds(10)), Gate::Shut(Some(seconds(60))));
+    }
+
+    #[test]
+    fn a_probe_that_tells_nothing_lets_another_go_ahead() {
+        let (hold, task) = (Hold::default(), TaskId::new());
+        hold.limited(task, None, "limit", seconds(0));
+        hold.probes(task);
+        assert!(hold.ended(task));
+        assert_eq!(hold.gate(seconds(60)), Gate::Probe);
+    }
+}
