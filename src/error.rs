@@ -82,6 +82,13 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// The session cannot be resumed: it is not there, was not saved, has
+    /// expired, or belongs to another caller.
+    #[error("{field}: no session of this id is saved")]
+    SessionUnusable {
+        /// Path on the wire.
+        field: String,
+    },
     /// Isolation needs a git repository.
     #[error("{field}: the working directory is in no git repository")]
     NotARepository {
@@ -165,6 +172,7 @@ impl Error {
             Self::TaskFinished(_) => ErrorReason::TaskFinished,
             Self::TaskNotFinished(_) => ErrorReason::TaskNotFinished,
             Self::WorkingDir { .. } => ErrorReason::WorkingDirUnusable,
+            Self::SessionUnusable { .. } => ErrorReason::SessionUnusable,
             Self::NotARepository { .. } => ErrorReason::NotARepository,
             Self::Policy { .. } => ErrorReason::Policy,
             Self::BudgetExhausted => ErrorReason::BudgetExhausted,
@@ -198,6 +206,7 @@ impl Error {
             | Self::TaskFinished(_)
             | Self::TaskNotFinished(_)
             | Self::WorkingDir { .. }
+            | Self::SessionUnusable { .. }
             | Self::NotARepository { .. }
             | Self::Policy { .. }
             | Self::BudgetExhausted

@@ -105,9 +105,26 @@ text_id!(
     NodeId
 );
 text_id!(
+    /// A conversation that several tasks of one caller go on with, one at a
+    /// time: under a key of the caller's own, or by its session.
+    ConversationId
+);
+text_id!(
     /// Who calls. Empty: nobody in particular, before authentication exists.
     CallerId
 );
+
+impl ConversationId {
+    /// The conversation under a key.
+    pub fn of_key(key: &str) -> Self {
+        Self(format!("key:{key}"))
+    }
+
+    /// The conversation of a session that has no key.
+    pub fn of_session(id: &str) -> Self {
+        Self(format!("session:{id}"))
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -72,6 +72,7 @@ macro_rules! agent_conformance {
             a_placement_is_in_force
             a_directory_that_is_not_there_is_refused
             a_saved_session_is_resumed_and_pays_its_past_once
+            a_forgotten_session_is_not_resumed
             a_session_that_is_not_there_is_not_resumed
             everything_below_is_gone_after_the_end
             everything_below_is_gone_after_a_drop

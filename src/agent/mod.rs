@@ -262,6 +262,9 @@ pub enum AgentError {
     /// A running process did not do as asked in time, or is gone.
     #[error("the agent process failed: {0}")]
     Process(String),
+    /// The session to resume is not there.
+    #[error("the session to resume is gone")]
+    NoSession,
     /// The process lives and refuses a setting: which, and why.
     #[error("the agent refuses {setting}: {message}")]
     Refused {
@@ -289,7 +292,11 @@ pub trait Agent: Send + Sync + 'static {
     async fn settle(&self) -> Result<(), AgentError>;
 
     /// Starts a process and returns when it is ready for a claim or a turn.
+    /// `NoSession` if the one to resume was not saved or is deleted.
     async fn launch(&self, launch: Launch) -> Result<Box<dyn Session>, AgentError>;
+
+    /// Deletes a saved session; harmless if it is not there.
+    async fn forget(&self, _session_id: &str) {}
 }
 
 /// One process. Dropping it ends its whole tree, without waiting for it.

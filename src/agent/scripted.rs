@@ -20,9 +20,11 @@
 //!
 //! Another line is said as it stands.
 
+mod shared;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,54 +34,12 @@ use super::{
     TurnEnd, TurnError, Unclean,
 };
 use crate::money::Microdollars;
+use shared::Shared;
 
 /// The agent. Clones share what they count.
 #[derive(Clone, Default)]
 pub struct Scripted {
     shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    next_pid: AtomicU32,
-    live: AtomicUsize,
-    launches: AtomicUsize,
-    resets: AtomicUsize,
-    no_launches: AtomicBool,
-    limited: AtomicBool,
-    turns: AtomicUsize,
-}
-
-impl Scripted {
-    /// Processes that are alive.
-    pub fn live(&self) -> usize {
-        self.shared.live.load(Ordering::SeqCst)
-    }
-
-    /// Processes that were started.
-    pub fn launches(&self) -> usize {
-        self.shared.launches.load(Ordering::SeqCst)
-    }
-
-    /// Resets that were confirmed.
-    pub fn resets(&self) -> usize {
-        self.shared.resets.load(Ordering::SeqCst)
-    }
-
-    /// Turns that were begun.
-    pub fn turns(&self) -> usize {
-        self.shared.turns.load(Ordering::SeqCst)
-    }
-
-    /// Whether the provider limits from now on.
-    pub fn limit(&self, limited: bool) {
-        self.shared.limited.store(limited, Ordering::SeqCst);
-    }
-
-    /// Whether starts fail from now on.
-    pub fn refuse_launches(&self, refuse: bool) {
-        self.shared.no_launches.store(refuse, Ordering::SeqCst);
-    }
 }
 
 #[async_trait]
@@ -100,6 +60,13 @@ impl Agent for Scripted {
         if self.shared.no_launches.load(Ordering::SeqCst) {
             return Err(AgentError::Launch("the test wants no starts".to_owned()));
         }
+        let (session, prompts) = match launch.resume {
+            None => (self.shared.new_session(), Vec::new()),
+            Some(id) => match self.shared.sessions().get(&id) {
+                Some(prompts) => (id, prompts.clone()),
+                None => return Err(AgentError::NoSession),
+            },
+        };
         self.shared.live.fetch_add(1, Ordering::SeqCst);
         self.shared.launches.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(Process {
@@ -107,7 +74,9 @@ impl Agent for Scripted {
             shared: Arc::clone(&self.shared),
             placement: launch.placement,
             dials: Dials::default(),
-            prompts: Vec::new(),
+            saves: launch.profile.save_sessions,
+            session,
+            prompts,
             turns: 0,
             turn: None,
             interrupted: false,
@@ -116,6 +85,10 @@ impl Agent for Scripted {
             ended: None,
         }))
     }
+
+    async fn forget(&self, session_id: &str) {
+        self.shared.sessions().remove(session_id);
+    }
 }
 
 struct Process {
@@ -123,6 +96,8 @@ struct Process {
     shared: Arc<Shared>,
     placement: Option<Placement>,
     dials: Dials,
+    saves: bool,
+    session: String,
     /// The conversation.
     prompts: Vec<String>,
     /// API messages of the turn.
@@ -162,7 +137,7 @@ impl Process {
             error,
             cost,
             turns: self.turns,
-            session_id: format!("session-{}", self.pid),
+            session_id: self.session.clone(),
             model: self
                 .dials
                 .model
@@ -293,11 +268,21 @@ impl Session for Process {
         self.turns = 0;
         let lines = turn.prompt.lines().map(str::to_owned).collect();
         self.prompts.push(turn.prompt);
+        if self.saves {
+            let mut sessions = self.shared.sessions();
+            sessions.insert(self.session.clone(), self.prompts.clone());
+        }
+        let started = Observation::TurnStarted {
+            session_id: self.session.clone(),
+            model: "scripted".to_owned(),
+            permission_mode: String::new(),
+            working_dir: String::new(),
+        };
         self.turn = Some(Playing {
             lines,
             output: String::new(),
             cost: Microdollars::ZERO,
-            also: VecDeque::new(),
+            also: [started].into(),
         });
         Ok(())
     }
@@ -363,6 +348,7 @@ impl Session for Process {
             return Err(Unclean("it has ended".to_owned()));
         }
         self.prompts.clear();
+        self.session = self.shared.new_session();
         self.shared.resets.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::conversation;
 use super::options::{DefaultSettings, Mode, Options};
 use crate::error::{Error, Violation};
+use crate::id::ConversationId;
 use crate::money::Microdollars;
 use crate::pb::mcp_server::Transport;
 use crate::pb::{self, PermissionMode, RunSettings};
@@ -28,6 +30,10 @@ pub struct Admitted {
     pub queue_timeout: Option<Duration>,
     /// What a crash does to it.
     pub recovery: Recovery,
+    /// Whether its sessions are saved.
+    pub saves_session: bool,
+    /// The conversation it goes on with; found by `conversation::admit`.
+    pub conversation: Option<ConversationId>,
 }
 
 /// The pool's own settings, as those of a task.
@@ -59,7 +65,7 @@ pub fn admit(spec: &pb::TaskSpec, path: &str, options: &Options) -> Result<Admit
 
     let effective = merge(&pool_settings(&options.settings), &asked);
     allowed(&asked, path, options)?;
-    built(spec)?;
+    let saves_session = conversation::saves_session(spec, options);
     Ok(Admitted {
         budget: effective
             .budget_microdollars
@@ -68,10 +74,9 @@ pub fn admit(spec: &pb::TaskSpec, path: &str, options: &Options) -> Result<Admit
                 options.policy.task_budget_max_usd,
             )),
         queue_timeout: effective.queue_timeout.as_ref().and_then(duration),
-        recovery: match spec.recovery() {
-            pb::RecoveryPolicy::Fail => Recovery::Fail,
-            _ => Recovery::Restart,
-        },
+        recovery: conversation::recovery(spec, saves_session),
+        saves_session,
+        conversation: None,
         effective,
     })
 }
@@ -280,24 +285,6 @@ impl Check<'_> {
             self.fail(field, range);
         }
     }
-}
-
-/// What the contract has and this server does not do yet: nothing half works.
-fn built(spec: &pb::TaskSpec) -> Result<(), Error> {
-    if spec.recovery() == pb::RecoveryPolicy::Resume {
-        return Err(Error::NotBuiltYet("recovery by RESUME"));
-    }
-    match spec.conversation.as_ref().and_then(|c| c.kind.as_ref()) {
-        Some(
-            pb::conversation::Kind::ContinueConversation(_)
-            | pb::conversation::Kind::ResumeSession(_),
-        ) => return Err(Error::NotBuiltYet("going on with a conversation")),
-        Some(
-            pb::conversation::Kind::NewConversation(_) | pb::conversation::Kind::NewProcess(_),
-        )
-        | None => {}
-    }
-    Ok(())
 }
 
 /// The operator's ceiling.

@@ -4,6 +4,8 @@
 //! committed while the process is already being reset. Whatever happens, the
 //! task gets exactly one fate and the slot a process it can trust.
 
+mod begin;
+
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
@@ -12,12 +14,12 @@ use tracing::{Instrument, info_span, warn};
 use super::inner::Inner;
 use super::log::Log;
 use super::outcome::{self, Ended, Stop};
-use super::process::Bench;
-use super::requirement::{Requirement, requirement};
+use super::process::{Bench, Next};
+use super::requirement::requirement;
 use super::second_chance;
 use super::slot::Slot;
 use super::{admission, chain_steps, isolation};
-use crate::agent::{AgentError, Observation};
+use crate::agent::Observation;
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
 use crate::pb::{ProcessOrigin, RequeueReason};
@@ -30,6 +32,8 @@ use crate::workspace::Isolated;
 pub(super) enum After {
     /// It was reset and is clean.
     Reset,
+    /// It keeps its conversation.
+    Kept,
     /// It was ended, and why.
     Recycled(String),
 }
@@ -41,20 +45,24 @@ pub(super) async fn run(
     bench: &mut Bench,
     claimed: ClaimedTask,
 ) -> After {
-    let ClaimedTask { task, spec, .. } = claimed;
+    let ClaimedTask { mut task, spec, .. } = claimed;
     let span =
         info_span!("attempt", task_id = %task.id, attempt = task.attempt, slot_id = %slot.id);
     async move {
         chain_steps::step_started(inner, &task).await;
         let mut attempt = Attempt::new(inner, slot, &task, &spec);
         let ended = attempt.drive(bench).await;
+        let next = attempt.next();
         let Attempt {
             log,
             origin,
-            spent,
+            session,
             workspace,
             ..
         } = attempt;
+        if let Some(session) = session {
+            task.session_id = session;
+        }
         slot.resetting(inner);
         let grace = inner.options.cancel_grace / 2;
         if let Some(isolated) = workspace {
@@ -68,13 +76,13 @@ pub(super) async fn run(
             // for nobody.
             let (_, after) = tokio::join!(
                 conclude(inner, &task, log, ended, origin),
-                make_ready(inner, bench, spent)
+                make_ready(inner, bench, &next)
             );
             after
         } else {
             // Whoever sees the task's end may rely on its processes being gone.
             let after = if ended.process_is_usable() {
-                make_ready(inner, bench, spent).await
+                make_ready(inner, bench, &next).await
             } else {
                 bench.discard(grace).await;
                 After::Recycled(ended.describe())
@@ -87,8 +95,9 @@ pub(super) async fn run(
     .await
 }
 
-async fn make_ready(inner: &Inner, bench: &mut Bench, spent: bool) -> After {
-    match bench.reset(inner, spent).await {
+async fn make_ready(inner: &Inner, bench: &mut Bench, next: &Next) -> After {
+    match bench.make_ready(inner, next).await {
+        Ok(()) if matches!(next, Next::Keep(_)) => After::Kept,
         Ok(()) => After::Reset,
         Err(reason) => After::Recycled(reason),
     }
@@ -172,6 +181,8 @@ struct Attempt<'a> {
     origin: ProcessOrigin,
     /// Whether the process may serve nobody afterwards.
     spent: bool,
+    /// The session; `None`: there was none.
+    session: Option<String>,
     /// The attempt's own directory, if it has one.
     workspace: Option<Isolated>,
     /// When the attempt has run too long.
@@ -193,6 +204,7 @@ impl<'a> Attempt<'a> {
             }),
             origin: ProcessOrigin::Unspecified,
             spent: false,
+            session: None,
             workspace: None,
             deadline: started + admission::run_timeout(&spec.effective, &inner.options),
             started,
@@ -219,47 +231,12 @@ impl<'a> Attempt<'a> {
             Err(message) => return Ended::workspace(message),
         };
         let context = self.inner.context();
-        let need = requirement(self.spec, dir, &context);
+        let need = requirement(self.spec, dir, &context, self.task.saves_session);
         self.spent = need.new_process;
-        match self.begin(bench, &need).await {
+        match self.begin(bench, need).await {
             Ok(()) => self.turn(bench).await,
             Err(ended) => ended,
         }
-    }
-
-    /// Gets a process and begins the turn. A process that fails before it said
-    /// anything is replaced once: nothing was paid for.
-    async fn begin(&mut self, bench: &mut Bench, need: &Requirement) -> Result<(), Ended> {
-        for last_try in [false, true] {
-            let acquired = tokio::select! {
-                acquired = bench.acquire(self.inner, need, &self.task.caller) => acquired,
-                stop = stopped(self.inner, self.slot, self.task, self.deadline) => {
-                    return Err(Ended::stopped(stop, None, Microdollars::ZERO));
-                }
-            };
-            let failed = match acquired {
-                Ok(origin) => {
-                    self.origin = origin;
-                    let held = bench.held.as_mut().expect("acquired");
-                    self.slot.has_process(
-                        self.inner,
-                        held.session.pid(),
-                        origin == ProcessOrigin::Launch,
-                    );
-                    match held.session.begin(need.turn.clone()).await {
-                        Ok(()) => return Ok(()),
-                        Err(error) => error,
-                    }
-                }
-                Err(error) => error,
-            };
-            if last_try || matches!(failed, AgentError::Refused { .. }) {
-                return Err(Ended::no_process(failed));
-            }
-            warn!(error = %failed, "the attempt takes another process");
-            bench.discard(Duration::ZERO).await;
-        }
-        Err(Ended::workspace("no process".to_owned()))
     }
 
     async fn turn(&mut self, bench: &mut Bench) -> Ended {
@@ -299,6 +276,7 @@ impl<'a> Attempt<'a> {
                     match said {
                         Observation::TurnEnded(mut end) => {
                             let duration = self.started.elapsed();
+                            self.has_session(&end.session_id);
                             outcome::hold_to_schema(&mut end, &self.spec.effective);
                             return match stop {
                                 None => Ended::turn(*end, duration),
@@ -337,6 +315,9 @@ impl<'a> Attempt<'a> {
                                     wanted = Some(Stop::MaxTurns);
                                 }
                             }
+                        }
+                        Observation::TurnStarted { ref session_id, .. } => {
+                            self.has_session(session_id);
                         }
                         Observation::ToolUse { .. } => tools_running += 1,
                         Observation::ToolResult { .. } => {

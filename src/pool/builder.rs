@@ -12,7 +12,9 @@ use tracing::{info, warn};
 use super::inner::Inner;
 use super::shelf::Shelf;
 use super::workspace::Roots;
-use super::{Options, Pool, admission, catalog, isolation, requirement, scheduler, upkeep};
+use super::{
+    Options, Pool, admission, catalog, conversation, isolation, requirement, scheduler, upkeep,
+};
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -133,7 +135,7 @@ impl Builder {
             hub: Default::default(),
             slots: Default::default(),
             shelf: Shelf::default(),
-            default_profile: requirement::profile(&default_settings),
+            default_profile: requirement::profile(&default_settings, self.options.save_sessions),
             default_settings,
             catalog,
             context: watch::channel(Arc::new(context)).0,
@@ -145,6 +147,7 @@ impl Builder {
             watchers: AtomicUsize::new(0),
             completed: AtomicU64::new(0),
             cost: AtomicI64::new(0),
+            kept: Default::default(),
             attached: Default::default(),
             status: watch::channel(0).0,
             budget_limited: AtomicBool::new(totals.funds.limit.is_some()),
@@ -223,6 +226,10 @@ fn start(inner: &Arc<Inner>) {
     inner
         .tracker
         .spawn(async move { upkeep::run(&shared).await });
+    let shared = Arc::clone(inner);
+    inner
+        .tracker
+        .spawn(async move { conversation::expire(&shared).await });
     if inner.options.spares > 0 && inner.probe.spares {
         let shared = Arc::clone(inner);
         inner

@@ -168,6 +168,7 @@ fn step_task(
     task.rank = u8::from(index == 0 && chain.start_time.is_none());
     task.budget = admitted.budget;
     task.recovery = admitted.recovery;
+    task.saves_session = admitted.saves_session;
     task.queue_deadline = admitted.queue_timeout.map(|wait| now.after(wait));
     let spec = Spec {
         received,

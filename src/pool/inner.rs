@@ -68,6 +68,9 @@ pub(super) struct Inner {
     /// Tasks that ended since the start, and what they cost.
     pub completed: AtomicU64,
     pub cost: AtomicI64,
+    /// The process that kept a session last, by its pid: what another one keeps
+    /// of it is out of date.
+    pub kept: Mutex<HashMap<String, u32>>,
     /// Attached callers by task.
     pub attached: Mutex<HashMap<TaskId, usize>>,
     /// Counts changes of what status shows.
@@ -188,6 +191,11 @@ impl Inner {
         if task.state == State::Cancelling && !task.is_chain() {
             self.slots.cancel(&task);
         }
+        if was_queued && task.state.is_end() && task.conversation.is_some() {
+            // The next one of the conversation may run. After one that ran,
+            // its slot wakes the scheduler, with the process that it keeps.
+            self.wake.notify_one();
+        }
         let end = task.state.is_end().then(|| {
             self.completed.fetch_add(1, Ordering::Relaxed);
             Arc::new(Record {
@@ -274,6 +282,16 @@ impl Inner {
             },
             &self.runtime,
         );
+    }
+
+    /// Notes the process that keeps a session, or that it is kept no more;
+    /// gives the one before.
+    pub fn keep(&self, session: &str, pid: Option<u32>) -> Option<u32> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match pid {
+            Some(pid) => kept.insert(session.to_owned(), pid),
+            None => kept.remove(session),
+        }
     }
 
     /// Callers attached to a task.

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use super::inner::Inner;
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::store::{Committed, Fence, StoreError};
+use crate::store::{Committed, Fence, Note, StoreError};
 
 /// Bytes that may wait for the append under way; above it the agent is not read.
 const PENDING_BYTES_MAX: usize = 1024 * 1024;
@@ -26,7 +26,7 @@ pub(super) struct Log {
     fence: Fence,
     pending: Vec<Kind>,
     pending_bytes: usize,
-    cost: Option<Microdollars>,
+    note: Note,
     under_way: Option<Append>,
 }
 
@@ -36,7 +36,7 @@ impl Log {
             fence,
             pending: Vec::new(),
             pending_bytes: 0,
-            cost: None,
+            note: Note::default(),
             under_way: None,
         }
     }
@@ -68,24 +68,30 @@ impl Log {
 
     /// Notes the attempt's cost so far; it is written with the next append.
     pub fn cost(&mut self, cost: Microdollars) {
-        self.cost = Some(cost);
+        self.note.cost = Some(cost);
+    }
+
+    /// Notes the attempt's session: needed if it is interrupted.
+    pub fn session(&mut self, id: &str) {
+        self.note.session_id = Some(id.to_owned());
     }
 
     /// Begins the next append, if none is under way and there is something.
     pub fn flush(&mut self, inner: &Inner) {
-        if self.under_way.is_some() || self.pending.is_empty() {
+        let nothing = self.pending.is_empty() && self.note.session_id.is_none();
+        if self.under_way.is_some() || nothing {
             return;
         }
         let events = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        let (store, fence, cost, now) = (
+        let (store, fence, note, now) = (
             Arc::clone(&inner.store),
             self.fence,
-            self.cost.take(),
+            std::mem::take(&mut self.note),
             inner.now(),
         );
         self.under_way = Some(Box::pin(async move {
-            store.append(fence, events, cost, now).await
+            store.append(fence, events, note, now).await
         }));
     }
 

@@ -13,6 +13,7 @@ mod chain_steps;
 mod chain_watch;
 mod chains;
 mod context;
+mod conversation;
 mod drain;
 mod fan_out;
 mod hold;

@@ -78,6 +78,14 @@ pub struct Options {
     /// Longest life of an idle process that has served. Default 30 min.
     #[serde(with = "humantime_serde")]
     pub process_idle_max: Duration,
+    /// Whether the sessions of all tasks are saved. Default false: only those
+    /// of tasks that continue or resume a conversation, or whose recovery is
+    /// RESUME; saving was seen to cost a sixth of the throughput of tiny tasks.
+    pub save_sessions: bool,
+    /// How long a saved session is kept after the last task that used it.
+    /// Default 24 h. Range: 1 s or more.
+    #[serde(with = "humantime_serde")]
+    pub session_retention: Duration,
     /// Most tasks in the queue. Default 100,000.
     pub queue_max: u64,
     /// Most streams at a time. Default 10,000.
@@ -190,6 +198,8 @@ impl Default for Options {
             launch_backoff: Duration::from_millis(250),
             max_restarts: 10,
             process_idle_max: Duration::from_secs(30 * 60),
+            save_sessions: false,
+            session_retention: Duration::from_secs(24 * 3600),
             queue_max: 100_000,
             watchers_max: 10_000,
             catalog_dirs: Vec::new(),
@@ -261,6 +271,10 @@ impl Options {
         check(
             self.run_timeout >= Duration::from_secs(1),
             "run_timeout must be 1s or more",
+        );
+        check(
+            self.session_retention >= Duration::from_secs(1),
+            "session_retention must be 1s or more",
         );
         check(
             (1..=15 * 1024 * 1024).contains(&self.policy.prompt_bytes_max),

@@ -107,6 +107,11 @@ impl Ended {
         matches!(self.how, How::Turn(..))
     }
 
+    /// Whether the session to go on with is gone.
+    pub fn is_no_session(&self) -> bool {
+        matches!(self.how, How::NoProcess(AgentError::NoSession))
+    }
+
     /// Whether the process may be fit for another attempt, if a reset says so.
     pub fn process_is_usable(&self) -> bool {
         match &self.how {
@@ -184,6 +189,10 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
                 FailureReason::InvalidRequest,
                 &format!("the agent refuses settings.{setting}: {message}"),
             )),
+        ),
+        How::NoProcess(error @ AgentError::NoSession) => (
+            None,
+            Some(failure(FailureReason::SessionUnusable, &error.to_string())),
         ),
         How::NoProcess(error) => (
             None,

@@ -6,8 +6,8 @@ use tracing::{debug, info};
 
 use super::inner::Inner;
 use super::requirement::Requirement;
-use crate::agent::{AgentError, Launch, Placement, Profile, Session};
-use crate::id::CallerId;
+use crate::agent::{AgentError, Launch, Placement, Profile, Session, Unclean};
+use crate::id::{CallerId, ConversationId};
 use crate::pb::ProcessOrigin;
 
 /// How long a process may take to end by itself before its tree is killed.
@@ -22,6 +22,26 @@ pub(super) struct Held {
     /// Whose conversations it has had; `None`: nobody's.
     caller: Option<CallerId>,
     pub attempts: u32,
+    /// The conversation it still has: it was not reset since.
+    kept: Option<Kept>,
+}
+
+/// A conversation that a process keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub conversation: ConversationId,
+    pub session_id: String,
+}
+
+/// What becomes of a process after its attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It forgets, and serves others.
+    Reset,
+    /// It remembers, and waits for the next task of its conversation.
+    Keep(Kept),
+    /// It ends.
+    End,
 }
 
 /// The place of a slot's process.
@@ -39,8 +59,12 @@ impl Bench {
         need: &Requirement,
         caller: &CallerId,
     ) -> Result<ProcessOrigin, AgentError> {
+        if let Some(session) = &need.resume {
+            return self.go_on(inner, need, caller, session).await;
+        }
         if let Some(held) = &self.held
             && !need.new_process
+            && held.kept.is_none()
             && held.caller.as_ref() == Some(caller)
             && held.profile == need.profile
             && held.placement.as_ref() == Some(&need.placement)
@@ -79,26 +103,77 @@ impl Bench {
                 Err(error) => debug!(%error, "a spare is replaced"),
             }
         }
-        let mut held = Held::launch(inner, &need.profile, Some(&need.placement)).await?;
+        self.launch(inner, need, caller).await
+    }
+
+    /// A process that has the session: the one that keeps it, else a new one
+    /// that resumes it.
+    async fn go_on(
+        &mut self,
+        inner: &Inner,
+        need: &Requirement,
+        caller: &CallerId,
+        session: &str,
+    ) -> Result<ProcessOrigin, AgentError> {
+        let last = inner.keep(session, None);
+        if let Some(mut held) = self.held.take() {
+            let keeps = held.kept.as_ref().is_some_and(|k| k.session_id == session);
+            if keeps
+                && last == Some(held.session.pid())
+                && held.caller.as_ref() == Some(caller)
+                && held.profile == need.profile
+                && held.placement.as_ref() == Some(&need.placement)
+            {
+                match held.session.dial(&need.dials).await {
+                    Ok(()) => {
+                        self.held = Some(held);
+                        return Ok(ProcessOrigin::Kept);
+                    }
+                    Err(refused @ AgentError::Refused { .. }) => {
+                        self.held = Some(held);
+                        return Err(refused);
+                    }
+                    Err(error) => debug!(%error, "a kept process is replaced"),
+                }
+            }
+            if keeps {
+                // Two processes must not have one session.
+                held.session.end(END_GRACE).await;
+            } else {
+                inner.end_in_background(held);
+            }
+        }
+        self.launch(inner, need, caller).await
+    }
+
+    async fn launch(
+        &mut self,
+        inner: &Inner,
+        need: &Requirement,
+        caller: &CallerId,
+    ) -> Result<ProcessOrigin, AgentError> {
+        let resume = need.resume.as_deref();
+        let mut held = Held::launch(inner, &need.profile, Some(&need.placement), resume).await?;
         held.place(need).await?;
         held.caller = Some(caller.clone());
         self.held = Some(held);
         Ok(ProcessOrigin::Launch)
     }
 
-    /// Makes the process fit for another attempt: reset and confirmed. `Err`:
-    /// why it was discarded.
-    pub async fn reset(&mut self, inner: &Inner, spent: bool) -> Result<(), String> {
+    /// Makes the process fit for another attempt: reset and confirmed, unless
+    /// its conversation is kept. `Err`: why it was discarded.
+    pub async fn make_ready(&mut self, inner: &Inner, next: &Next) -> Result<(), String> {
         let Some(mut held) = self.held.take() else {
             return Err("the process is gone".to_owned());
         };
         held.attempts += 1;
         let options = &inner.options;
-        let reason = if spent {
+        held.kept = None;
+        let reason = if *next == Next::End {
             "its attempt asked for a process of its own".to_owned()
         } else if held.attempts >= options.process_attempts_max {
             format!("it has served {} attempts", held.attempts)
-        } else if let Err(unclean) = held.session.reset().await {
+        } else if let Err(unclean) = held.forget_or_keep(inner, next).await {
             unclean.0
         } else {
             // A look at /proc now and then: memory grows slowly.
@@ -132,18 +207,20 @@ impl Held {
         inner: &Inner,
         profile: &Profile,
         placement: Option<&Placement>,
+        resume: Option<&str>,
     ) -> Result<Self, AgentError> {
         let session = inner
             .agent
             .launch(Launch {
                 profile: profile.clone(),
                 placement: placement.cloned(),
-                resume: None,
+                resume: resume.map(str::to_owned),
             })
             .await?;
         info!(
             pid = session.pid(),
             spare = placement.is_none(),
+            resumed = resume.is_some(),
             "process started"
         );
         Ok(Self {
@@ -152,6 +229,7 @@ impl Held {
             placement: placement.cloned(),
             caller: None,
             attempts: 0,
+            kept: None,
         })
     }
 
@@ -159,7 +237,7 @@ impl Held {
     pub async fn launch_ahead(inner: &Inner) -> Result<Self, AgentError> {
         let placement = inner.default_placement();
         let ahead = (!inner.probe.spares).then_some(&placement);
-        Self::launch(inner, &inner.default_profile, ahead).await
+        Self::launch(inner, &inner.default_profile, ahead, None).await
     }
 
     /// Whether it has run nothing for anybody and can serve the need.
@@ -176,6 +254,23 @@ impl Held {
     /// attempt is likely to need a new one.
     pub fn outdated(&self, default: &Placement) -> bool {
         self.placement.as_ref().is_some_and(|p| p != default)
+    }
+
+    /// The conversation it keeps, and whose it is.
+    pub fn keeps(&self) -> Option<(CallerId, ConversationId)> {
+        let kept = self.kept.as_ref()?;
+        Some((self.caller.clone()?, kept.conversation.clone()))
+    }
+
+    async fn forget_or_keep(&mut self, inner: &Inner, next: &Next) -> Result<(), Unclean> {
+        match next {
+            Next::Keep(kept) => {
+                inner.keep(&kept.session_id, Some(self.session.pid()));
+                self.kept = Some(kept.clone());
+                Ok(())
+            }
+            Next::Reset | Next::End => self.session.reset().await,
+        }
     }
 
     async fn place(&mut self, need: &Requirement) -> Result<(), AgentError> {

@@ -21,23 +21,31 @@ pub struct Requirement {
     pub dials: Dials,
     /// The exchange.
     pub turn: Turn,
+    /// The session to go on with; `None`: a new conversation.
+    pub resume: Option<String>,
     /// Whether the process must have run nothing before, and runs nothing after.
     pub new_process: bool,
 }
 
 /// Makes it from what was asked.
-pub fn requirement(spec: &Spec, working_dir: PathBuf, context: &Context) -> Requirement {
+pub fn requirement(
+    spec: &Spec,
+    working_dir: PathBuf,
+    context: &Context,
+    saves_session: bool,
+) -> Requirement {
     let settings = &spec.effective;
     let slash_commands = settings.slash_commands.unwrap_or(false);
     let conversation = spec.received.conversation.as_ref();
     Requirement {
-        profile: profile(settings),
+        profile: profile(settings, saves_session),
         placement: placement(settings, working_dir, context),
         dials: dials(settings),
         turn: Turn {
             prompt: spec.prompt().to_owned(),
             slash_commands,
         },
+        resume: None,
         new_process: matches!(
             conversation.and_then(|c| c.kind.as_ref()),
             Some(pb::conversation::Kind::NewProcess(_))
@@ -46,7 +54,7 @@ pub fn requirement(spec: &Spec, working_dir: PathBuf, context: &Context) -> Requ
 }
 
 /// The launch profile of settings.
-pub fn profile(settings: &RunSettings) -> Profile {
+pub fn profile(settings: &RunSettings, save_sessions: bool) -> Profile {
     Profile {
         allowed_tools: settings.allowed_tools.clone(),
         disallowed_tools: settings.disallowed_tools.clone(),
@@ -59,7 +67,7 @@ pub fn profile(settings: &RunSettings) -> Profile {
         json_schema: settings.json_schema.clone(),
         attachments: settings.attachments.unwrap_or(false),
         bypass_permissions: mode(settings) == PermissionMode::BypassPermissions,
-        save_sessions: false,
+        save_sessions,
     }
 }
 

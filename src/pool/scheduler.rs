@@ -67,6 +67,10 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
     let now = inner.now();
     let request = ClaimRequest {
         slots: slots.iter().map(|slot| slot.id.clone()).collect(),
+        keeps: slots
+            .iter()
+            .filter_map(|slot| Some((slot.id.clone(), slot.keeps()?)))
+            .collect(),
         node: inner.node.clone(),
         lease_until: None,
         context_revision: inner.context().revision,
@@ -84,7 +88,7 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
         }
     };
     let full = claimed.tasks.len() == slots.len();
-    if full || claimed.waits_for_budget {
+    if full || claimed.waits_for_budget || claimed.waits_for_conversation {
         inner.may_wait.store(true, Ordering::SeqCst);
     }
     let mut tasks = claimed.tasks.into_iter();

@@ -13,8 +13,7 @@ use super::inner::Inner;
 use super::process::{Bench, Held};
 use crate::agent::Observation;
 use crate::clock::Timestamp;
-use crate::id::SlotId;
-use crate::id::TaskId;
+use crate::id::{CallerId, ConversationId, SlotId, TaskId};
 use crate::pb::{self, SlotState};
 use crate::store::ClaimedTask;
 use crate::task::Task;
@@ -50,6 +49,8 @@ struct Info {
     taken: bool,
     since: Timestamp,
     task: Option<TaskId>,
+    /// The conversation that its idle process keeps.
+    keeps: Option<(CallerId, ConversationId)>,
     pid: Option<u32>,
     attempts: i64,
     launches: i64,
@@ -120,11 +121,14 @@ impl Slots {
         self.lock().values().cloned().collect()
     }
 
-    /// Takes idle slots, until they are assigned a task or given back.
+    /// Takes idle slots, until they are assigned a task or given back; last
+    /// those that keep a conversation.
     pub fn take_idle(&self, max: usize) -> Vec<Arc<Slot>> {
         let slots = self.lock();
-        slots
-            .values()
+        let mut in_order: Vec<_> = slots.values().collect();
+        in_order.sort_by_key(|slot| slot.keeps().is_some());
+        in_order
+            .into_iter()
             .filter(|slot| slot.take_if_idle())
             .take(max)
             .cloned()
@@ -155,6 +159,11 @@ impl Slot {
         idle
     }
 
+    /// The conversation that its idle process keeps, and whose it is.
+    pub fn keeps(&self) -> Option<(CallerId, ConversationId)> {
+        self.lock().keeps.clone()
+    }
+
     fn new(number: u32, assign: mpsc::Sender<ClaimedTask>, now: Timestamp) -> Self {
         Self {
             id: SlotId(format!("slot-{number}")),
@@ -163,6 +172,7 @@ impl Slot {
                 taken: false,
                 since: now,
                 task: None,
+                keeps: None,
                 pid: None,
                 attempts: 0,
                 launches: 0,
@@ -219,6 +229,7 @@ impl Slot {
             let mut info = self.lock();
             info.state = state;
             info.taken = false;
+            info.keeps = None;
             info.since = inner.now();
             also(&mut info);
         }
@@ -262,6 +273,7 @@ impl Slot {
             }
             self.enter(inner, SlotState::Idle, |info| {
                 info.task = None;
+                info.keeps = bench.held.as_ref().and_then(Held::keeps);
                 info.pid = bench.held.as_ref().map(|held| held.session.pid());
             });
             inner.wake.notify_one();
@@ -306,6 +318,7 @@ impl Slot {
         let mut info = self.lock();
         match after {
             attempt::After::Reset => info.resets += 1,
+            attempt::After::Kept => {}
             attempt::After::Recycled(reason) => {
                 info.recycles += 1;
                 info!(slot_id = %self.id, %reason, "process recycled");

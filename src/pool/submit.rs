@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::admission::{self, Admitted};
+use super::conversation;
 use super::hold::Gate;
 use super::inner::Inner;
 use super::isolation;
@@ -57,7 +58,7 @@ pub(super) async fn make(
         return Ok(made);
     }
     let count = i64::try_from(specs.len()).unwrap_or(i64::MAX);
-    let new = admit(inner, specs, &wish, count).await?;
+    let new = admit(inner, caller, specs, &wish, count).await?;
     let now = inner.now();
     let group = wish.group.then(GroupId::new);
     let mut changes = Vec::with_capacity(new.len());
@@ -86,6 +87,7 @@ pub(super) async fn make(
 
 async fn admit(
     inner: &Inner,
+    caller: &CallerId,
     specs: Vec<pb::TaskSpec>,
     wish: &Wish,
     count: i64,
@@ -106,9 +108,10 @@ async fn admit(
             "task.".to_owned()
         };
         match admission::admit(&spec, &path, &inner.options) {
-            Ok(admitted) => {
+            Ok(mut admitted) => {
                 let dir = inner.roots.admit(&spec.working_dir, &path).await?;
                 isolation::admit(inner, &spec, &dir, &path).await?;
+                conversation::admit(inner, caller, &spec, &path, &mut admitted).await?;
                 new.push((spec, admitted));
             }
             // Every wrong field of the call is told at once, up to a sane many.
@@ -202,6 +205,8 @@ fn first_change(
     task.attached = wish.attached;
     task.budget = admitted.budget;
     task.recovery = admitted.recovery;
+    task.saves_session = admitted.saves_session;
+    task.conversation = admitted.conversation;
     let spec = Arc::new(Spec {
         received: spec,
         effective: admitted.effective,
@@ -235,6 +240,8 @@ pub(super) fn new_task(caller: &CallerId, now: Timestamp) -> Task {
         slot: None,
         lease: None,
         session_id: String::new(),
+        saves_session: false,
+        conversation: None,
         context_revision: 0,
         budget: Microdollars::ZERO,
         reserved: Microdollars::ZERO,
@@ -253,8 +260,11 @@ async fn commit(
     request: Option<Request>,
     mut changes: Vec<Change>,
 ) -> Result<(), StoreError> {
-    // With a budget the claim has to ask what is left, in one transaction.
+    // With a budget the claim has to ask what is left, in one transaction; with
+    // a conversation, whose turn it is.
+    let alone = |change: &Change| change.task.conversation.is_none();
     let direct = changes.len() == 1
+        && changes.iter().all(alone)
         && inner.pause_reason().is_none()
         && inner.hold.gate(inner.now()) == Gate::Open
         && !inner.budget_limited()

@@ -45,6 +45,7 @@ fn code(error: &Error) -> Code {
         Error::TaskFinished(_)
         | Error::TaskNotFinished(_)
         | Error::WorkingDir { .. }
+        | Error::SessionUnusable { .. }
         | Error::NotARepository { .. } => Code::FailedPrecondition,
         Error::SlotBounds { absolute, .. } => match absolute {
             true => Code::OutOfRange,

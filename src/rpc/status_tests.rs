@@ -83,6 +83,11 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             "WORKING_DIR_UNUSABLE",
         ),
         (
+            Error::SessionUnusable { field: field() },
+            Code::FailedPrecondition,
+            "SESSION_UNUSABLE",
+        ),
+        (
             Error::Policy {
                 field: field(),
                 message: message(),

@@ -10,6 +10,7 @@
 mod catalog;
 mod claim;
 mod commit;
+mod conversation;
 pub mod fixture;
 mod list;
 mod log;
@@ -69,6 +70,11 @@ macro_rules! for_each_store_case {
             claim: concurrent_claims_never_give_one_task_twice
             claim: due_tasks_come_oldest_first_and_the_next_is_announced
             claim: a_task_that_has_ended_is_never_due
+            conversation: tasks_of_a_conversation_are_claimed_one_at_a_time_in_order
+            conversation: a_slot_is_preferred_for_the_conversation_it_keeps
+            conversation: a_session_is_noted_while_its_attempt_goes_on
+            conversation: an_ended_task_that_saves_leaves_its_session
+            conversation: a_session_expires_when_no_task_needs_it
             list: the_newest_task_is_listed_first
             list: pages_meet_without_gap_or_overlap
             list: each_filter_restricts_the_list

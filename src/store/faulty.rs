@@ -8,14 +8,14 @@ use bytes::Bytes;
 
 use super::{
     Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Committed, Context, Due, Fence,
-    LogEntry, Parts, Query, Request, Store, StoreError, Totals,
+    LogEntry, Note, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::Record;
+use crate::task::{Record, SavedSession};
 
 /// Passes every call on, or fails it with `Unavailable` before it has done
 /// anything.
@@ -75,10 +75,30 @@ impl Store for Faulty {
         &self,
         fence: Fence,
         events: Vec<Kind>,
-        cost: Option<Microdollars>,
+        note: Note,
         now: Timestamp,
     ) -> Result<Committed, StoreError> {
-        self.up()?.append(fence, events, cost, now).await
+        self.up()?.append(fence, events, note, now).await
+    }
+
+    async fn session(
+        &self,
+        caller: &CallerId,
+        which: &SessionRef,
+    ) -> Result<Option<SavedSession>, StoreError> {
+        self.up()?.session(caller, which).await
+    }
+
+    async fn forget_session(&self, id: &str) -> Result<(), StoreError> {
+        self.up()?.forget_session(id).await
+    }
+
+    async fn expire_sessions(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        self.up()?.expire_sessions(before, limit).await
     }
 
     async fn record(&self, id: TaskId, parts: Parts) -> Result<Option<Record>, StoreError> {

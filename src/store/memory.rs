@@ -11,14 +11,15 @@ use bytes::Bytes;
 use super::choice::Choice;
 use super::{
     Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, ClaimedTask, Committed, Context,
-    ContextValue, Due, Fence, LogEntry, Parts, Query, Request, Store, StoreError, Totals,
+    ContextValue, Due, Fence, LogEntry, Note, Parts, Query, Request, SessionRef, Store, StoreError,
+    Totals,
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::Record;
+use crate::task::{Record, SavedSession};
 use inner::{Inner, LAST};
 
 /// A store that is gone when the process is.
@@ -91,7 +92,7 @@ impl Store for Memory {
         &self,
         fence: Fence,
         events: Vec<Kind>,
-        cost: Option<Microdollars>,
+        note: Note,
         now: Timestamp,
     ) -> Result<Committed, StoreError> {
         let mut inner = self.lock()?;
@@ -100,8 +101,11 @@ impl Store for Memory {
             .get_mut(&fence.task)
             .filter(|kept| kept.task.attempt == fence.attempt && kept.task.state.is_active())
             .ok_or(StoreError::Fenced)?;
-        if let Some(cost) = cost {
+        if let Some(cost) = note.cost {
             kept.task.attempt_cost = cost;
+        }
+        if let Some(session_id) = note.session_id {
+            kept.task.session_id = session_id;
         }
         Ok(kept.append(events, now))
     }
@@ -207,6 +211,48 @@ impl Store for Memory {
                 .collect(),
             next: inner.due.range(later).next().map(|(time, _)| *time),
         })
+    }
+
+    async fn session(
+        &self,
+        caller: &CallerId,
+        which: &SessionRef,
+    ) -> Result<Option<SavedSession>, StoreError> {
+        let inner = self.lock()?;
+        let own = inner.sessions.values().filter(|s| s.caller == *caller);
+        Ok(match which {
+            SessionRef::Id(id) => own.into_iter().find(|session| session.id == *id),
+            SessionRef::Conversation(conversation) => own
+                .filter(|session| session.conversation.as_ref() == Some(conversation))
+                .max_by_key(|session| (session.used_time, &session.id)),
+        }
+        .cloned())
+    }
+
+    async fn forget_session(&self, id: &str) -> Result<(), StoreError> {
+        self.lock()?.sessions.remove(id);
+        Ok(())
+    }
+
+    async fn expire_sessions(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut inner = self.lock()?;
+        let mut unused: Vec<_> = inner
+            .sessions
+            .values()
+            .filter(|session| session.used_time < before && !inner.goes_on(session))
+            .map(|session| (session.used_time, session.id.clone()))
+            .collect();
+        unused.sort_unstable();
+        unused.truncate(limit);
+        let ids: Vec<_> = unused.into_iter().map(|(_, id)| id).collect();
+        for id in &ids {
+            inner.sessions.remove(id);
+        }
+        Ok(ids)
     }
 
     async fn totals(&self) -> Result<Totals, StoreError> {

@@ -5,6 +5,7 @@
 //! argument. Nothing is acknowledged before it is committed, and everything in
 //! memory can be rebuilt from here.
 
+mod attempt;
 mod catalog;
 mod choice;
 #[cfg(any(test, feature = "testing"))]
@@ -17,6 +18,8 @@ mod row;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use attempt::{Fence, Note, SessionRef};
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,10 +28,10 @@ use bytes::Bytes;
 
 use crate::budget::Funds;
 use crate::clock::Timestamp;
-use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
+use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Change, Record, Spec, State, Task};
+use crate::task::{Change, Record, SavedSession, Spec, State, Task};
 
 pub use catalog::{CatalogEntry, CatalogKind};
 
@@ -96,6 +99,8 @@ pub struct Committed {
 pub struct ClaimRequest {
     /// The slots that want one task each, in order of preference.
     pub slots: Vec<SlotId>,
+    /// The conversations that slots keep: preferred for it, last for others.
+    pub keeps: BTreeMap<SlotId, (CallerId, ConversationId)>,
     /// Their node.
     pub node: NodeId,
     /// Until when a claim holds without renewal; `None`: no limit.
@@ -116,6 +121,8 @@ pub struct Claimed {
     pub unaffordable: Vec<Task>,
     /// Whether ready tasks were left that the budget does not cover now.
     pub waits_for_budget: bool,
+    /// Whether ready tasks were left whose conversation is another task's now.
+    pub waits_for_conversation: bool,
     /// The earliest ready time after now among queued tasks.
     pub next_ready: Option<Timestamp>,
 }
@@ -131,15 +138,6 @@ pub struct ClaimedTask {
     pub spec: Arc<Spec>,
     /// What the claim added to its log.
     pub committed: Committed,
-}
-
-/// Who appends to a running task's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fence {
-    /// The task.
-    pub task: TaskId,
-    /// The attempt. An append of another one is refused.
-    pub attempt: u32,
 }
 
 /// Which parts of a task are read besides the row.
@@ -317,21 +315,24 @@ pub trait Store: Send + Sync + 'static {
     /// Commits a batch, all or nothing; returns what each change added to its
     /// task's log, in order of the changes. What the store keeps of a row is
     /// `last_sequence`; caller, tags, group, parent, place, request and create
-    /// time as first written; and `attempt_cost` while the attempt goes on.
+    /// time as first written; and what an append has noted while the attempt
+    /// goes on.
     async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError>;
 
     /// Claims ready tasks for slots: lowest rank first, then the earliest
-    /// ready time, then the older id, as far as the budget covers them. Each
-    /// claim is `task::apply` with `TaskEvent::Claim`, in one transaction.
+    /// ready time, then the older id, as far as the budget covers them. Passed
+    /// by is a task whose conversation has an active task or, of the same
+    /// caller, an unfinished one with a lower id. Each claim is `task::apply`
+    /// with `TaskEvent::Claim`, in one transaction.
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError>;
 
-    /// Appends to the log of a running attempt, and notes its cost so far.
+    /// Appends to the log of a running attempt, and notes what is told of it.
     /// `Fenced` unless that attempt is the one under way.
     async fn append(
         &self,
         fence: Fence,
         events: Vec<Kind>,
-        cost: Option<Microdollars>,
+        note: Note,
         now: Timestamp,
     ) -> Result<Committed, StoreError>;
 
@@ -378,6 +379,24 @@ pub trait Store: Send + Sync + 'static {
 
     /// Tasks whose time has come.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError>;
+
+    /// A saved session of this caller.
+    async fn session(
+        &self,
+        caller: &CallerId,
+        which: &SessionRef,
+    ) -> Result<Option<SavedSession>, StoreError>;
+
+    /// Forgets a saved session; harmless if it is not there.
+    async fn forget_session(&self, id: &str) -> Result<(), StoreError>;
+
+    /// Forgets sessions last used before a moment, unless an unfinished task
+    /// goes on with them; the longest unused first. Gives their ids.
+    async fn expire_sessions(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError>;
 
     /// Counts and money now.
     async fn totals(&self) -> Result<Totals, StoreError>;

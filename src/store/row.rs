@@ -6,13 +6,13 @@ use prost::Message;
 
 use super::StoreError;
 use crate::clock::Timestamp;
-use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
+use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::pb;
 use crate::task::{Lease, Recovery, Spec, State, Task};
 
 /// The columns of `tasks` in the order of the fields of [`Row`].
-pub(super) const COLUMNS: [&str; 32] = [
+pub(super) const COLUMNS: [&str; 34] = [
     "id",
     "version",
     "caller",
@@ -43,12 +43,14 @@ pub(super) const COLUMNS: [&str; 32] = [
     "attempt_cost",
     "cost_estimated",
     "recovery",
+    "saves_session",
+    "conversation",
     "last_sequence",
     "due_time",
 ];
 
 /// Columns that a change never writes: they stay as they were first written.
-pub(super) const FIXED: [&str; 8] = [
+pub(super) const FIXED: [&str; 10] = [
     "id",
     "caller",
     "tags",
@@ -57,6 +59,8 @@ pub(super) const FIXED: [&str; 8] = [
     "place",
     "request_id",
     "create_time",
+    "saves_session",
+    "conversation",
 ];
 
 /// A row of `tasks`.
@@ -91,6 +95,8 @@ pub(super) struct Row {
     pub attempt_cost: i64,
     pub cost_estimated: bool,
     pub recovery: i32,
+    pub saves_session: bool,
+    pub conversation: Option<String>,
     pub last_sequence: i64,
     pub due_time: Option<i64>,
 }
@@ -131,6 +137,8 @@ impl Row {
             recovery: recovery_number(task.recovery),
             last_sequence: integer(task.last_sequence),
             due_time: task.due_time().map(|t| t.0),
+            saves_session: task.saves_session,
+            conversation: task.conversation.as_ref().map(|c| c.0.clone()),
         }
     }
 
@@ -164,6 +172,8 @@ impl Row {
                 until: self.lease_until.map(Timestamp),
             }),
             session_id: self.session_id,
+            saves_session: self.saves_session,
+            conversation: self.conversation.map(ConversationId),
             context_revision: u64::try_from(self.context_revision)
                 .map_err(|_| bad("context_revision"))?,
             budget: Microdollars(self.budget),

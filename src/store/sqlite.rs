@@ -7,6 +7,7 @@ mod catalog;
 mod fault;
 mod open;
 mod read;
+mod session;
 mod write;
 mod writer;
 
@@ -22,14 +23,14 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Committed, Context, Due, Fence,
-    LogEntry, OpenError, Parts, Query, Request, Store, StoreError, Totals,
+    LogEntry, Note, OpenError, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::Record;
+use crate::task::{Record, SavedSession};
 use fault::closed;
 use write::Books;
 use writer::Writer;
@@ -180,11 +181,36 @@ impl Store for Sqlite {
         &self,
         fence: Fence,
         events: Vec<Kind>,
-        cost: Option<Microdollars>,
+        note: Note,
         now: Timestamp,
     ) -> Result<Committed, StoreError> {
         self.writer()?
-            .call(move |tx| tx.append(fence, events, cost, now))
+            .call(move |tx| tx.append(fence, events, note, now))
+            .await
+    }
+
+    async fn session(
+        &self,
+        caller: &CallerId,
+        which: &SessionRef,
+    ) -> Result<Option<SavedSession>, StoreError> {
+        let (caller, which) = (caller.clone(), which.clone());
+        self.read(move |conn| read::session(conn, &caller, &which))
+            .await
+    }
+
+    async fn forget_session(&self, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.writer()?.call(move |tx| tx.forget_session(&id)).await
+    }
+
+    async fn expire_sessions(
+        &self,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        self.writer()?
+            .call(move |tx| tx.expire_sessions(before, limit))
             .await
     }
 

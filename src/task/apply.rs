@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::apply_chain::{ChainEvent, apply_chain};
-use super::{Change, Lease, Recovery, Spec, State, Task};
+use super::{Change, Lease, Recovery, SavedSession, Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
 use crate::id::{NodeId, SlotId};
@@ -128,6 +128,7 @@ pub fn submit(task: Task, spec: Arc<Spec>) -> Change {
         output: None,
         events: vec![Kind::Queued(pb::Queued {})],
         ledger: Vec::new(),
+        session: None,
     }
 }
 
@@ -281,6 +282,11 @@ fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
     row.burnt += u32::from(requeue.burn);
     // What has run once has had its slot: only the first wait is limited.
     row.queue_deadline = None;
+    // Only an interrupted attempt is gone on with; this one is tried anew.
+    let anew = [RequeueReason::Retry, RequeueReason::RateLimited];
+    if anew.contains(&requeue.reason) {
+        change.leave_session(now);
+    }
     change.events.push(Kind::Requeued(pb::Requeued {
         reason: requeue.reason as i32,
         ready_time: Some(change.task.ready_time.to_proto()),
@@ -291,7 +297,7 @@ fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
 }
 
 fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
-    let change = match task.state {
+    let mut change = match task.state {
         State::Running => {
             let lost = Requeue {
                 attempt: task.attempt,
@@ -333,7 +339,6 @@ fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
         State::Succeeded | State::Failed | State::Cancelled | State::Skipped => return None,
     };
     // No caller is attached to a server that has just started.
-    let mut change = change;
     let row = &mut change.task;
     let orphaned = row.attached && !row.state.is_end() && row.abandon_time.is_none();
     if orphaned {
@@ -368,6 +373,7 @@ fn end(
     row.abandon_time = None;
     result.cost_microdollars = row.cost.0;
     result.cost_estimated = row.cost_estimated;
+    change.session = SavedSession::of(row, now);
     change.events.push(Kind::Finished(pb::Finished {
         state: state.to_proto() as i32,
         result: Some(result.clone()),

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::{Spec, State, Task};
 use crate::budget::Entry;
+use crate::clock::Timestamp;
+use crate::id::{CallerId, ConversationId};
 use crate::pb;
 use crate::pb::event::Kind;
 
@@ -28,6 +30,34 @@ pub struct Change {
     pub events: Vec<Kind>,
     /// Money movements.
     pub ledger: Vec<Entry>,
+    /// The saved session that it leaves: with the last change only.
+    pub session: Option<SavedSession>,
+}
+
+/// A session that an ended task has left on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedSession {
+    /// The agent's name for it.
+    pub id: String,
+    /// Whose it is.
+    pub caller: CallerId,
+    /// The conversation it belongs to; `None`: its own.
+    pub conversation: Option<ConversationId>,
+    /// When the last task that used it ended.
+    pub used_time: Timestamp,
+}
+
+impl SavedSession {
+    /// What a task's attempt leaves, if its sessions are saved.
+    pub fn of(task: &Task, now: Timestamp) -> Option<Self> {
+        let saved = task.saves_session && !task.session_id.is_empty();
+        saved.then(|| Self {
+            id: task.session_id.clone(),
+            caller: task.caller.clone(),
+            conversation: task.conversation.clone(),
+            used_time: now,
+        })
+    }
 }
 
 impl Change {
@@ -44,7 +74,14 @@ impl Change {
             output: None,
             events: Vec::new(),
             ledger: Vec::new(),
+            session: None,
         }
+    }
+
+    /// The next attempt begins without the session of this one, which is left.
+    pub fn leave_session(&mut self, now: Timestamp) {
+        self.session = SavedSession::of(&self.task, now);
+        self.task.session_id.clear();
     }
 
     /// Both changes as one: `next` was made from this one's row.
@@ -60,6 +97,7 @@ impl Change {
             output: next.output.or(self.output),
             events: self.events,
             ledger: self.ledger,
+            session: next.session.or(self.session),
         }
     }
 }

@@ -9,12 +9,12 @@ pub mod settings;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
+use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::pb;
 
 pub use apply::{Conflict, TaskEvent, apply};
-pub use change::Change;
+pub use change::{Change, SavedSession};
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -130,8 +130,13 @@ pub struct Task {
     /// Who may write for the running attempt, and until when. Of an ended task:
     /// who ran its last attempt.
     pub lease: Option<Lease>,
-    /// The conversation of the last attempt.
+    /// The session of the last attempt; written with the log.
     pub session_id: String,
+    /// Whether its sessions are saved, so that they can be resumed.
+    pub saves_session: bool,
+    /// The conversation it goes on with. Of one caller's tasks of the same
+    /// conversation one runs at a time, in order of their ids.
+    pub conversation: Option<ConversationId>,
     /// Revision of the shared context that the last attempt saw.
     pub context_revision: u64,
     /// The most it may cost over all attempts.

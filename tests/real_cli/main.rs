@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod agent;
+mod conversations;
 mod promises;
 mod service;
 #[path = "../support/mod.rs"]

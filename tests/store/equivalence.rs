@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use claudepool::clock::Timestamp;
-use claudepool::id::{CallerId, GroupId, RequestId, TaskId};
+use claudepool::id::{CallerId, ConversationId, GroupId, RequestId, TaskId};
 use claudepool::money::Microdollars;
 use claudepool::pb::{FailureReason, RequeueReason};
 use claudepool::store::conformance::fixture::{
@@ -11,7 +11,7 @@ use claudepool::store::conformance::fixture::{
 };
 use claudepool::store::memory::Memory;
 use claudepool::store::sqlite::Sqlite;
-use claudepool::store::{Batch, Fence, Request, Store};
+use claudepool::store::{Batch, Fence, Note, Request, SessionRef, Store};
 use claudepool::task::apply::Requeue;
 use claudepool::task::{Change, Task, TaskEvent, apply};
 use proptest::prelude::*;
@@ -151,6 +151,10 @@ impl World {
             },
             queue_deadline: bit(5).then(|| at(ready + 5)),
             attached: bit(6),
+            saves_session: shape.is_multiple_of(2),
+            conversation: shape
+                .is_multiple_of(3)
+                .then(|| ConversationId::of_key(&format!("{}", shape % 2))),
             ready_time: at(ready),
             budget: Microdollars(budget),
             request: bit(7).then(RequestId::new),
@@ -223,10 +227,15 @@ impl World {
                     attempt: task.attempt + u32::from(late),
                     ..fence(&task)
                 };
-                let cost = cost.map(Microdollars);
-                let _ = self
-                    .both(async |store| store.append(fence, vec![delta("x")], cost, now).await)
-                    .await;
+                let note = Note {
+                    cost: cost.map(Microdollars),
+                    session_id: cost.map(|cost| format!("session-{}", cost % 4)),
+                };
+                let append = async |store: &dyn Store| {
+                    let note = note.clone();
+                    store.append(fence, vec![delta("x")], note, now).await
+                };
+                let _ = self.both(append).await;
             }
             Step::Stale { pick } => {
                 if let Some(mut task) = self.picked(pick).await {
@@ -273,6 +282,21 @@ impl World {
                 .both(async |store| store.request(caller, id, self.now).await)
                 .await;
         }
+        for caller in ["alice", "bob"].map(CallerId::from) {
+            for which in [
+                SessionRef::Id("session".to_owned()),
+                SessionRef::Conversation(ConversationId::of_key("0")),
+                SessionRef::Conversation(ConversationId::of_key("1")),
+            ] {
+                let _ = self
+                    .both(async |store| store.session(&caller, &which).await)
+                    .await;
+            }
+        }
+        let before = at(30);
+        let _ = self
+            .both(async |store| store.expire_sessions(before, 2).await)
+            .await;
         let parts = claudepool::store::Parts::ALL;
         let group = self.group;
         let _ = self

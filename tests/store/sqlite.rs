@@ -12,7 +12,7 @@ use claudepool::store::conformance::fixture::{
     submit, success, wish,
 };
 use claudepool::store::sqlite::Sqlite;
-use claudepool::store::{Parts, Store, StoreError};
+use claudepool::store::{Note, Parts, Store, StoreError};
 use claudepool::task::Task;
 use tempfile::TempDir;
 
@@ -55,7 +55,12 @@ async fn live_a_little(store: &dyn Store) {
         .expect("set");
     let task = running(store, queued()).await;
     store
-        .append(fence(&task), vec![delta("a")], Some(Microdollars(3)), at(1))
+        .append(
+            fence(&task),
+            vec![delta("a")],
+            Note::cost(Microdollars(3)),
+            at(1),
+        )
         .await
         .expect("appended");
     let long = "long ".repeat(100_000);
@@ -290,7 +295,7 @@ async fn a_full_disk_is_unavailable_until_there_is_room() {
     let before = snapshot(&store).await;
 
     let large = vec![delta(&"x".repeat(100_000))];
-    let large = store.append(fence(&task), large, Some(Microdollars(9)), at(1));
+    let large = store.append(fence(&task), large, Note::cost(Microdollars(9)), at(1));
     let (large, small) = tokio::join!(large, store.commit(batch(vec![made(queued())])));
 
     assert!(
@@ -344,7 +349,8 @@ async fn write_until_killed(path: &Path) {
                 println!("answered {}", submit(&*store, queued()).await.id);
                 for claimed in claim(&*store, 1).await.tasks {
                     let task = claimed.task;
-                    let appended = store.append(fence(&task), vec![delta("x")], None, at(1));
+                    let appended =
+                        store.append(fence(&task), vec![delta("x")], Note::default(), at(1));
                     appended.await.expect("appended");
                     let done = success(&task, 7, None);
                     commit_event(&*store, &task, done, at(2))

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -110,6 +110,53 @@ impl Homes {
             }
         }
         Ok(home)
+    }
+
+    /// What is saved of a session, in whichever project it was held: its file,
+    /// and a folder for what belongs to it.
+    fn saved(&self, session: &str) -> Vec<PathBuf> {
+        let is_id = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if session.is_empty() || !session.chars().all(is_id) {
+            return Vec::new();
+        }
+        let Ok(projects) = fs::read_dir(self.state_dir.join("projects")) else {
+            return Vec::new();
+        };
+        let folders = projects.flatten().map(|project| project.path());
+        folders
+            .flat_map(|folder| {
+                [
+                    folder.join(format!("{session}.jsonl")),
+                    folder.join(session),
+                ]
+            })
+            .filter(|path| path.exists())
+            .collect()
+    }
+
+    /// Whether a session is saved: with something that was said in it. The CLI
+    /// begins the file before that, and does not resume such a one.
+    pub(crate) fn has_session(&self, session: &str) -> bool {
+        self.saved(session).iter().any(|path| {
+            let lines = File::open(path).map(BufReader::new).map(BufRead::lines);
+            lines.is_ok_and(|lines| {
+                let mut said = lines.map_while(Result::ok);
+                said.any(|line| line.contains(r#""type":"user""#))
+            })
+        })
+    }
+
+    /// Deletes what is saved of a session.
+    pub(crate) fn forget_session(&self, session: &str) {
+        for path in self.saved(session) {
+            let removed = match path.is_dir() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(%session, %error, "a saved session was not deleted");
+            }
+        }
     }
 
     /// Ends what an earlier server over this directory left, then forgets it.

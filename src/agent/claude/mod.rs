@@ -236,6 +236,11 @@ fn spawn(
     if let Some(placement) = &launch.placement {
         argv::check_working_dir(placement)?;
     }
+    if let Some(session) = &launch.resume
+        && !homes.has_session(session)
+    {
+        return Err(AgentError::NoSession);
+    }
     let home = homes.acquire().map_err(failed)?;
     let mcp_config = argv::mcp_config(&launch.profile)?
         .map(|definitions| home.private("mcp.json", &definitions).map_err(failed))
@@ -285,5 +290,11 @@ impl Agent for Claude {
 
     async fn launch(&self, launch: Launch) -> Result<Box<dyn Session>, AgentError> {
         Ok(Box::new(self.start(launch).await?))
+    }
+
+    async fn forget(&self, session_id: &str) {
+        let (homes, id) = (self.homes.clone(), session_id.to_owned());
+        // A panic was reported where it was.
+        let _ = tokio::task::spawn_blocking(move || homes.forget_session(&id)).await;
     }
 }

@@ -76,6 +76,27 @@ pub async fn a_saved_session_is_resumed_and_pays_its_past_once(kit: &dyn Kit) {
     session.end(GRACE).await;
 }
 
+/// A session that was forgotten cannot be resumed.
+pub async fn a_forgotten_session_is_not_resumed(kit: &dyn Kit) {
+    let saving = Profile {
+        save_sessions: true,
+        ..profile()
+    };
+    let mut session = placed(kit, saving.clone(), placement(&kit.workspace())).await;
+    let saved = succeed(&mut *session, "::echo x").await.end.session_id;
+    session.end(GRACE).await;
+
+    kit.agent().forget(&saved).await;
+
+    let launch = Launch {
+        profile: saving,
+        placement: Some(placement(&kit.workspace())),
+        resume: Some(saved),
+    };
+    let launched = within("the answer", kit.agent().launch(launch)).await;
+    assert!(matches!(launched, Err(AgentError::NoSession)));
+}
+
 /// A session that was never saved is an error, not an empty conversation.
 pub async fn a_session_that_is_not_there_is_not_resumed(kit: &dyn Kit) {
     let launch = Launch {
@@ -86,7 +107,7 @@ pub async fn a_session_that_is_not_there_is_not_resumed(kit: &dyn Kit) {
 
     let launched = within("the answer", kit.agent().launch(launch)).await;
 
-    assert!(matches!(launched, Err(AgentError::Launch(_))));
+    assert!(matches!(launched, Err(AgentError::NoSession)));
 }
 
 /// A pipe with a name, through which processes of a tool tell their pids.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fixture::{
     at, batch, commit_event, ended, made, queued, row, running, spec, submit, success,
 };
-use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
+use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::store::{Parts, Store, StoreError};
 use crate::task::{Change, Lease, Recovery, Task, TaskEvent};
@@ -119,6 +119,8 @@ pub(super) async fn fields_that_are_fixed_stay_as_first_written(store: Arc<dyn S
     change.task.parent = Some(TaskId::new());
     change.task.place = 9;
     change.task.create_time = at(9);
+    change.task.saves_session = true;
+    change.task.conversation = Some(ConversationId::of_key("new"));
     change.task.last_sequence = 99;
     change.task.rank = 0;
 
@@ -145,6 +147,8 @@ pub(super) async fn every_field_of_a_row_is_read_back(store: Arc<dyn Store>) {
         attached: true,
         abandon_time: Some(at(5)),
         recovery: Recovery::Fail,
+        saves_session: true,
+        conversation: Some(ConversationId::of_key("a key")),
         version: 7,
         ..queued()
     };

@@ -44,6 +44,8 @@ pub fn queued() -> Task {
         slot: None,
         lease: None,
         session_id: String::new(),
+        saves_session: false,
+        conversation: None,
         context_revision: 0,
         budget: Microdollars(10_000),
         reserved: Microdollars::ZERO,
@@ -107,6 +109,7 @@ pub async fn row(store: &dyn Store, id: TaskId) -> Task {
 pub fn wish(slots: usize, now: Timestamp) -> ClaimRequest {
     ClaimRequest {
         slots: (0..slots).map(|n| SlotId(format!("slot-{n}"))).collect(),
+        keeps: Default::default(),
         node: NodeId::from("node"),
         lease_until: Some(at(500)),
         context_revision: 3,

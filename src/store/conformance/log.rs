@@ -8,14 +8,19 @@ use super::fixture::{
 use crate::event;
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::store::{Fence, Store, StoreError};
+use crate::store::{Fence, Note, Store, StoreError};
 use crate::task::{Change, TaskEvent};
 
 pub(super) async fn sequences_are_dense_from_one_across_commits_and_appends(store: Arc<dyn Store>) {
     let task = running(&*store, queued()).await;
     for piece in ["a", "b"] {
         let appended = store
-            .append(fence(&task), vec![delta(piece), delta(piece)], None, at(1))
+            .append(
+                fence(&task),
+                vec![delta(piece), delta(piece)],
+                Note::default(),
+                at(1),
+            )
             .await;
         assert_eq!(appended.expect("appended").entries.len(), 2);
     }
@@ -35,7 +40,12 @@ pub(super) async fn sequences_are_dense_from_one_across_commits_and_appends(stor
 pub(super) async fn a_log_is_read_back_as_the_same_bytes(store: Arc<dyn Store>) {
     let task = running(&*store, queued()).await;
     let appended = store
-        .append(fence(&task), vec![delta("a"), delta("b")], None, at(1))
+        .append(
+            fence(&task),
+            vec![delta("a"), delta("b")],
+            Note::default(),
+            at(1),
+        )
         .await
         .expect("appended");
 
@@ -65,7 +75,9 @@ pub(super) async fn entries_are_dated_by_the_batch(store: Arc<dyn Store>) {
 pub(super) async fn a_page_of_a_log_holds_at_least_one_entry(store: Arc<dyn Store>) {
     let task = running(&*store, queued()).await;
     let events = vec![delta("abc"), delta("def"), delta("ghi")];
-    let appended = store.append(fence(&task), events, None, at(1)).await;
+    let appended = store
+        .append(fence(&task), events, Note::default(), at(1))
+        .await;
     let size = appended.expect("appended").entries[0].bytes.len();
 
     for (bytes_max, entries) in [(0, 1), (size, 1), (2 * size - 1, 1), (2 * size, 2)] {
@@ -78,7 +90,7 @@ pub(super) async fn a_page_of_a_log_holds_at_least_one_entry(store: Arc<dyn Stor
 async fn assert_fenced(store: &dyn Store, fence: Fence, why: &str) {
     let events: Vec<Kind> = vec![delta("late")];
     let refused = store
-        .append(fence, events, Some(Microdollars(9)), at(9))
+        .append(fence, events, Note::cost(Microdollars(9)), at(9))
         .await;
     assert!(
         matches!(refused, Err(StoreError::Fenced)),
@@ -110,7 +122,7 @@ pub(super) async fn an_append_is_fenced_by_the_state(store: Arc<dyn Store>) {
         .await
         .expect("cancelling");
     store
-        .append(fence(&task), vec![delta("still")], None, at(1))
+        .append(fence(&task), vec![delta("still")], Note::default(), at(1))
         .await
         .expect("it is being ended, and may still write");
     let task = row(&*store, task.id).await;
@@ -127,7 +139,7 @@ pub(super) async fn an_append_changes_no_version(store: Arc<dyn Store>) {
         .append(
             fence(&task),
             vec![delta("a")],
-            Some(Microdollars(42)),
+            Note::cost(Microdollars(42)),
             at(1),
         )
         .await
@@ -138,10 +150,15 @@ pub(super) async fn an_append_changes_no_version(store: Arc<dyn Store>) {
     assert_eq!(stored.version, task.version);
     assert_eq!(stored.attempt_cost, Microdollars(42));
     // A cost alone is noted too, and no cost leaves it.
-    let noted = store.append(fence(&task), Vec::new(), Some(Microdollars(50)), at(1));
+    let noted = store.append(
+        fence(&task),
+        Vec::new(),
+        Note::cost(Microdollars(50)),
+        at(1),
+    );
     assert_eq!(noted.await.expect("noted").entries, []);
     store
-        .append(fence(&task), vec![delta("b")], None, at(1))
+        .append(fence(&task), vec![delta("b")], Note::default(), at(1))
         .await
         .expect("appended");
     let stored = row(&*store, task.id).await;
@@ -155,7 +172,12 @@ pub(super) async fn an_append_changes_no_version(store: Arc<dyn Store>) {
 pub(super) async fn a_commit_keeps_the_cost_that_appends_have_noted(store: Arc<dyn Store>) {
     let read = running(&*store, queued()).await;
     store
-        .append(fence(&read), Vec::new(), Some(Microdollars(42)), at(1))
+        .append(
+            fence(&read),
+            Vec::new(),
+            Note::cost(Microdollars(42)),
+            at(1),
+        )
         .await
         .expect("noted");
 
@@ -180,7 +202,9 @@ pub(super) async fn concurrent_appends_to_one_log_leave_no_gap(store: Arc<dyn St
             let (store, fence) = (Arc::clone(&store), fence(&task));
             tokio::spawn(async move {
                 for _ in 0..10 {
-                    let appended = store.append(fence, vec![delta("x")], None, at(1)).await;
+                    let appended = store
+                        .append(fence, vec![delta("x")], Note::default(), at(1))
+                        .await;
                     appended.expect("appended");
                 }
             })

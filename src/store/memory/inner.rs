@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::budget::Funds;
 use crate::clock::Timestamp;
 use crate::event;
-use crate::id::{CallerId, GroupId, RequestId, TaskId};
+use crate::id::{CallerId, ConversationId, GroupId, RequestId, TaskId};
 use crate::pb;
 use crate::pb::event::Kind;
 use crate::store::choice::Choice;
@@ -18,7 +18,7 @@ use crate::store::{
     Batch, CatalogEntry, CatalogKind, Committed, Context, LogEntry, Parts, Query, Request,
     StoreError,
 };
-use crate::task::{Change, Record, Spec, State, Task};
+use crate::task::{Change, Record, SavedSession, Spec, State, Task};
 
 /// A task with all that belongs to it.
 pub(super) struct Kept {
@@ -46,6 +46,9 @@ pub(super) struct Inner {
     /// Tasks that have not ended: few, and often asked for.
     live: BTreeSet<TaskId>,
     callers: BTreeMap<CallerId, BTreeSet<TaskId>>,
+    /// Tasks that have not ended, by the conversation they go on with.
+    conversations: BTreeMap<(CallerId, ConversationId), BTreeSet<TaskId>>,
+    pub sessions: BTreeMap<String, SavedSession>,
     pub groups: BTreeMap<GroupId, BTreeSet<(u32, TaskId)>>,
     steps: BTreeMap<TaskId, BTreeSet<TaskId>>,
     pub requests: BTreeMap<(CallerId, RequestId), Request>,
@@ -95,6 +98,10 @@ impl Inner {
         }
         if !task.state.is_end() {
             self.live.insert(id);
+            if let Some(conversation) = &task.conversation {
+                let key = (task.caller.clone(), conversation.clone());
+                self.conversations.entry(key).or_default().insert(id);
+            }
         }
         if task.parent.is_none() {
             *self.counts.entry(task.state).or_default() += 1;
@@ -110,6 +117,10 @@ impl Inner {
             self.due.remove(&(due, id));
         }
         self.live.remove(&id);
+        if let Some(conversation) = &task.conversation {
+            let key = (task.caller.clone(), conversation.clone());
+            remove_from(&mut self.conversations, &key, &id);
+        }
         if task.parent.is_none()
             && let Some(count) = self.counts.get_mut(&task.state)
         {
@@ -148,6 +159,9 @@ impl Inner {
         for entry in change.ledger {
             self.funds = self.funds.after(entry);
         }
+        if let Some(session) = change.session {
+            self.sessions.insert(session.id.clone(), session);
+        }
         let kept = match self.tasks.entry(id) {
             Entry::Vacant(slot) => {
                 task.last_sequence = 0;
@@ -178,6 +192,7 @@ impl Inner {
                 let row = &mut kept.task;
                 if row.attempt == stored.attempt && row.state.is_active() {
                     row.attempt_cost = stored.attempt_cost;
+                    row.session_id = stored.session_id;
                 }
                 row.last_sequence = stored.last_sequence;
                 row.caller = stored.caller;
@@ -186,6 +201,8 @@ impl Inner {
                 row.parent = stored.parent;
                 row.place = stored.place;
                 row.request = stored.request;
+                row.saves_session = stored.saves_session;
+                row.conversation = stored.conversation;
                 row.create_time = stored.create_time;
                 kept
             }
@@ -209,13 +226,40 @@ impl Inner {
                 if !choice.wants_more() {
                     return Ok(());
                 }
-                if let Some(kept) = self.tasks.get(id) {
+                let Some(kept) = self.tasks.get(id) else {
+                    continue;
+                };
+                if self.waits(&kept.task, choice) {
+                    choice.pass_conversation();
+                } else {
                     choice.offer(kept.task.clone())?;
                 }
             }
             from = rank.checked_add(1);
         }
         Ok(())
+    }
+
+    /// Whether the task's conversation is another task's now.
+    fn waits(&self, task: &Task, choice: &Choice<'_>) -> bool {
+        let Some(conversation) = &task.conversation else {
+            return false;
+        };
+        let key = (task.caller.clone(), conversation.clone());
+        let mut others = self.conversations.get(&key).into_iter().flatten();
+        choice.has_taken(&task.caller, conversation)
+            || others.any(|id| {
+                let active = || self.tasks.get(id).is_some_and(|k| k.task.state.is_active());
+                *id < task.id || (*id > task.id && active())
+            })
+    }
+
+    /// Whether an unfinished task goes on with the session's conversation.
+    pub fn goes_on(&self, session: &SavedSession) -> bool {
+        let own = || ConversationId::of_session(&session.id);
+        let conversation = session.conversation.clone().unwrap_or_else(own);
+        let key = (session.caller.clone(), conversation);
+        self.conversations.contains_key(&key)
     }
 
     /// The lowest rank at or above this one among queued tasks.

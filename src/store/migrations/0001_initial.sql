@@ -33,6 +33,8 @@ CREATE TABLE tasks (
     attempt_cost     INTEGER NOT NULL,
     cost_estimated   INTEGER NOT NULL,
     recovery         INTEGER NOT NULL,
+    saves_session    INTEGER NOT NULL,
+    conversation     TEXT,
     last_sequence    INTEGER NOT NULL,
     due_time         INTEGER           -- Task::due_time, so that it can be found
 ) STRICT, WITHOUT ROWID;
@@ -40,6 +42,9 @@ CREATE TABLE tasks (
 -- The ready queue in the order of claims. 1 is QUEUED; rank 255 is a chain,
 -- which is never claimed.
 CREATE INDEX tasks_ready ON tasks (rank, ready_time, id) WHERE state = 1 AND rank <> 255;
+-- Who of a caller's conversation is next.
+CREATE INDEX tasks_conversation ON tasks (caller, conversation, id, state)
+    WHERE conversation IS NOT NULL AND end_time IS NULL;
 CREATE INDEX tasks_due ON tasks (due_time, id) WHERE due_time IS NOT NULL;
 CREATE INDEX tasks_group ON tasks (group_id, place, id) WHERE group_id IS NOT NULL;
 CREATE INDEX tasks_parent ON tasks (parent_id, id) WHERE parent_id IS NOT NULL;
@@ -84,6 +89,17 @@ CREATE TABLE events (
     bytes    BLOB    NOT NULL,
     PRIMARY KEY (task, sequence)
 ) STRICT, WITHOUT ROWID;
+
+-- What ended tasks have saved, until it is deleted.
+CREATE TABLE sessions (
+    id           TEXT    NOT NULL PRIMARY KEY,
+    caller       TEXT    NOT NULL,
+    conversation TEXT,
+    used_time    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_used ON sessions (used_time, id);
+CREATE INDEX sessions_conversation ON sessions (caller, conversation, used_time)
+    WHERE conversation IS NOT NULL;
 
 -- Calls that made work.
 CREATE TABLE requests (

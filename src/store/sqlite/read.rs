@@ -10,20 +10,20 @@ use rusqlite::{Connection, OptionalExtension, Params, ToSql, params};
 use super::write::PIECE_BYTES;
 use crate::budget::Funds;
 use crate::clock::Timestamp;
-use crate::id::{CallerId, GroupId, RequestId, TaskId};
+use crate::id::{CallerId, ConversationId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::store::row::{self, COLUMNS, Row, integer};
 use crate::store::{
-    Context, ContextValue, Due, LogEntry, Parts, Query, Request, StoreError, Totals,
+    Context, ContextValue, Due, LogEntry, Parts, Query, Request, SessionRef, StoreError, Totals,
 };
-use crate::task::{Record, State};
+use crate::task::{Record, SavedSession, State};
 
 /// Reads rows for [`row`]; a test holds it to `COLUMNS`.
 pub(super) const SELECT_TASK: &str = "SELECT id, version, caller, state, tags, group_id, \
     parent_id, place, rank, request_id, create_time, ready_time, start_time, end_time, \
     queue_deadline, attached, abandon_time, attempt, burnt, slot, lease_node, lease_until, \
     session_id, context_revision, budget, reserved, cost, attempt_cost, cost_estimated, recovery, \
-    last_sequence, due_time FROM tasks";
+    saves_session, conversation, last_sequence, due_time FROM tasks";
 
 /// More tags than this are looked for task by task instead of tag by tag.
 const TAG_ARMS_MAX: usize = 16;
@@ -40,7 +40,8 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         lease_node: row.get(20)?, lease_until: row.get(21)?, session_id: row.get(22)?,
         context_revision: row.get(23)?, budget: row.get(24)?, reserved: row.get(25)?,
         cost: row.get(26)?, attempt_cost: row.get(27)?, cost_estimated: row.get(28)?,
-        recovery: row.get(29)?, last_sequence: row.get(30)?, due_time: row.get(31)?,
+        recovery: row.get(29)?, saves_session: row.get(30)?, conversation: row.get(31)?,
+        last_sequence: row.get(32)?, due_time: row.get(33)?,
     })
 }
 
@@ -105,6 +106,32 @@ pub(super) fn record(
 ) -> Result<Option<Record>, StoreError> {
     let sql = format!("{} WHERE t.id = ?", select(parts));
     Ok(records(conn, &sql, [id.as_bytes()])?.pop())
+}
+
+pub(super) fn session(
+    conn: &Connection,
+    caller: &CallerId,
+    which: &SessionRef,
+) -> Result<Option<SavedSession>, StoreError> {
+    let (condition, value) = match which {
+        SessionRef::Id(id) => ("id = ?", id),
+        SessionRef::Conversation(conversation) => ("conversation = ?", &conversation.0),
+    };
+    let sql = format!(
+        "SELECT id, conversation, used_time FROM sessions WHERE caller = ? AND {condition}
+         ORDER BY used_time DESC, id DESC LIMIT 1"
+    );
+    Ok(conn
+        .prepare_cached(&sql)?
+        .query_row([&caller.0, value], |row| {
+            Ok(SavedSession {
+                id: row.get(0)?,
+                caller: caller.clone(),
+                conversation: row.get::<_, Option<String>>(1)?.map(ConversationId),
+                used_time: Timestamp(row.get(2)?),
+            })
+        })
+        .optional()?)
 }
 
 pub(super) fn group(

@@ -15,7 +15,8 @@ use crate::pb::event::Kind;
 use crate::store::choice::Choice;
 use crate::store::row::{self, COLUMNS, FIXED, Row, integer};
 use crate::store::{
-    Batch, ClaimRequest, Claimed, ClaimedTask, Committed, Fence, LogEntry, Request, StoreError,
+    Batch, ClaimRequest, Claimed, ClaimedTask, Committed, Fence, LogEntry, Note, Request,
+    StoreError,
 };
 use crate::task::{Change, Spec, State, Task};
 
@@ -109,6 +110,7 @@ struct Stored {
     attempt: i64,
     attempt_cost: i64,
     last_sequence: i64,
+    session_id: String,
 }
 
 /// A transaction of the writer.
@@ -155,7 +157,7 @@ impl Transaction<'_> {
         &mut self,
         fence: Fence,
         events: Vec<Kind>,
-        cost: Option<Microdollars>,
+        note: Note,
         now: Timestamp,
     ) -> Result<Committed, StoreError> {
         let stored = self.stored(fence.task)?.ok_or(StoreError::Fenced)?;
@@ -168,9 +170,14 @@ impl Transaction<'_> {
             .prepare_cached("UPDATE tasks SET last_sequence = ?, attempt_cost = ? WHERE id = ?")?
             .execute(params![
                 stored.last_sequence + integer(entries.len() as u64),
-                cost.map_or(stored.attempt_cost, |cost| cost.0),
+                note.cost.map_or(stored.attempt_cost, |cost| cost.0),
                 fence.task.as_bytes()
             ])?;
+        if let Some(session_id) = note.session_id {
+            self.conn
+                .prepare_cached("UPDATE tasks SET session_id = ? WHERE id = ?")?
+                .execute(params![session_id, fence.task.as_bytes()])?;
+        }
         Ok(Committed {
             task: fence.task,
             state: stored.state,
@@ -307,6 +314,7 @@ impl Transaction<'_> {
         if let Some(stored) = &stored {
             if stored.attempt == i64::from(task.attempt) && task.state.is_active() {
                 task.attempt_cost = Microdollars(stored.attempt_cost);
+                task.session_id.clone_from(&stored.session_id);
             }
             task.last_sequence = sequence(id, stored.last_sequence)?;
         }
@@ -352,6 +360,9 @@ impl Transaction<'_> {
         for entry in change.ledger {
             self.book(id, entry, now)?;
         }
+        if let Some(session) = change.session {
+            self.save_session(&session)?;
+        }
         let committed = Committed {
             task: id,
             state: task.state,
@@ -363,8 +374,8 @@ impl Transaction<'_> {
     fn stored(&self, id: TaskId) -> Result<Option<Stored>, StoreError> {
         self.conn
             .prepare_cached(
-                "SELECT version, state, parent_id IS NOT NULL, attempt, attempt_cost, last_sequence
-                 FROM tasks WHERE id = ?",
+                "SELECT version, state, parent_id IS NOT NULL, attempt, attempt_cost,
+                 last_sequence, session_id FROM tasks WHERE id = ?",
             )?
             .query_row([id.as_bytes()], |row| {
                 let state = State::from_number(row.get(1)?);
@@ -376,6 +387,7 @@ impl Transaction<'_> {
                         attempt: row.get(3)?,
                         attempt_cost: row.get(4)?,
                         last_sequence: row.get(5)?,
+                        session_id: row.get(6)?,
                     })
                 }))
             })
@@ -460,7 +472,12 @@ impl Transaction<'_> {
         while choice.wants_more()
             && let Some(row) = rows.next()?
         {
-            choice.offer(read::row(row)?.into_task()?)?;
+            let task = read::row(row)?.into_task()?;
+            if self.waits(&task, choice)? {
+                choice.pass_conversation();
+            } else {
+                choice.offer(task)?;
+            }
         }
         Ok(())
     }
@@ -521,7 +538,8 @@ impl Transaction<'_> {
             (21, &r.lease_node), (22, &r.lease_until), (23, &r.session_id),
             (24, &r.context_revision), (25, &r.budget), (26, &r.reserved), (27, &r.cost),
             (28, &r.attempt_cost), (29, &r.cost_estimated), (30, &r.recovery),
-            (31, &r.last_sequence), (32, &r.due_time),
+            (31, &r.saves_session), (32, &r.conversation), (33, &r.last_sequence),
+            (34, &r.due_time),
         ];
         for (place, value) in values {
             statement.raw_bind_parameter(place, value)?;

@@ -1,0 +1,74 @@
+//! What the processes of a scripted agent share, and what tests ask of it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Scripted;
+
+#[derive(Default)]
+pub(super) struct Shared {
+    pub next_pid: AtomicU32,
+    pub live: AtomicUsize,
+    pub launches: AtomicUsize,
+    pub resets: AtomicUsize,
+    pub no_launches: AtomicBool,
+    pub limited: AtomicBool,
+    pub turns: AtomicUsize,
+    pub next_session: AtomicU32,
+    /// Prompts by saved session.
+    pub sessions: Mutex<BTreeMap<String, Vec<String>>>,
+}
+
+impl Shared {
+    pub fn new_session(&self) -> String {
+        let number = self.next_session.fetch_add(1, Ordering::SeqCst);
+        format!("session-{number}")
+    }
+
+    pub fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Scripted {
+    /// Processes that are alive.
+    pub fn live(&self) -> usize {
+        self.shared.live.load(Ordering::SeqCst)
+    }
+
+    /// Processes that were started.
+    pub fn launches(&self) -> usize {
+        self.shared.launches.load(Ordering::SeqCst)
+    }
+
+    /// Resets that were confirmed.
+    pub fn resets(&self) -> usize {
+        self.shared.resets.load(Ordering::SeqCst)
+    }
+
+    /// Sessions that are saved.
+    pub fn sessions(&self) -> Vec<String> {
+        self.shared.sessions().keys().cloned().collect()
+    }
+
+    /// Loses every saved session.
+    pub fn lose_sessions(&self) {
+        self.shared.sessions().clear();
+    }
+
+    /// Turns that were begun.
+    pub fn turns(&self) -> usize {
+        self.shared.turns.load(Ordering::SeqCst)
+    }
+
+    /// Whether the provider limits from now on.
+    pub fn limit(&self, limited: bool) {
+        self.shared.limited.store(limited, Ordering::SeqCst);
+    }
+
+    /// Whether starts fail from now on.
+    pub fn refuse_launches(&self, refuse: bool) {
+        self.shared.no_launches.store(refuse, Ordering::SeqCst);
+    }
+}
