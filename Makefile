@@ -32,6 +32,7 @@ fmt: ## Check the format.
 lint: ## Clippy, no warning allowed.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --test real_cli --locked -- -D warnings
 
 proto: $(BUF) ## Check the wire contract: buf lint.
 	$(BUF) lint

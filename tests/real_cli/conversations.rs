@@ -45,7 +45,9 @@ impl World {
 
     async fn pool(&self, store: Arc<dyn Store>, options: Options) -> Pool {
         let mut agent = ClaudeOptions::new(self.path("state"));
-        agent.program = crate::cli();
+        agent.program = crate::support::Kind::Real
+            .program()
+            .expect("the real CLI has one");
         agent.shim = vec![env!("CARGO_BIN_EXE_claudepool").into(), "__slot".into()];
         agent.env_allow = vec!["PATH".into()];
         for (name, value) in [

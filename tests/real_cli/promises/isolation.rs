@@ -18,11 +18,11 @@ async fn origin(server: &mut Running, task_id: &str) -> ProcessOrigin {
 /// What the last tool of a task said.
 async fn tool_output(server: &mut Running, task_id: &str) -> String {
     let log = events(server.watch(task_id, 0).await).await;
-    let outputs = log.into_iter().filter_map(|event| match event.kind {
+    let mut outputs = log.into_iter().filter_map(|event| match event.kind {
         Some(Kind::ToolResult(result)) => Some(result.output),
         _ => None,
     });
-    outputs.last().expect("a tool ran")
+    outputs.next_back().expect("a tool ran")
 }
 
 /// What is only the first task's: the calls it made, and its conversation.
