@@ -246,7 +246,7 @@ impl Session for Process {
     }
 
     fn memory_bytes(&self) -> u64 {
-        0
+        self.shared.memory.load(Ordering::SeqCst)
     }
 
     async fn claim(&mut self, placement: &Placement) -> Result<(), AgentError> {

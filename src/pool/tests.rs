@@ -385,24 +385,26 @@ async fn a_task_that_finds_no_slot_in_time_fails_and_pays_nothing() {
     let rig = rig(slots(1)).await;
     let blocker = rig.pool.submit("say x\nhang").await.expect("made");
     rig.said(blocker).await;
-    let queue_timeout = prost_types::Duration {
-        seconds: 3,
-        nanos: 0,
+    let settings = RunSettings {
+        queue_timeout: Some(prost_types::Duration {
+            seconds: 3,
+            nanos: 0,
+        }),
+        ..RunSettings::default()
     };
-    let id = rig
-        .pool
-        .submit(work(
-            "say y",
-            RunSettings {
-                queue_timeout: Some(queue_timeout),
-                ..RunSettings::default()
-            },
-        ))
-        .await
-        .expect("made");
-    let record = rig.end(id).await;
-    assert_eq!(failure(&record), FailureReason::QueueTimeout);
-    assert_eq!(record.task.attempt, 0);
+    let begun = tokio::time::Instant::now();
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        let waits = work("say y", settings.clone());
+        ids.push(rig.pool.submit(waits).await.expect("made"));
+    }
+    for id in ids {
+        let record = rig.end(id).await;
+        assert_eq!(failure(&record), FailureReason::QueueTimeout);
+        assert_eq!(record.task.attempt, 0);
+    }
+    // Each has waited its own time, not its predecessors' as well.
+    assert!(begun.elapsed() < Duration::from_secs(4));
 }
 
 #[tokio::test(start_paused = true)]
@@ -948,6 +950,64 @@ async fn refused_credentials_fail_the_task_at_once() {
     let record = rig.pool.run("retrying 401\nhang").await.expect("ran");
     assert_eq!(failure(&record), FailureReason::Authentication);
     assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_is_replaced_after_so_many_attempts() {
+    let rig = rig(Options {
+        spares: 0,
+        process_attempts_max: 2,
+        ..slots(1)
+    })
+    .await;
+    for _ in 0..4 {
+        rig.pool.run("say x").await.expect("ran");
+    }
+    let mut watch = rig
+        .pool
+        .watch_status(Duration::from_millis(100))
+        .await
+        .expect("watched");
+    while watch.next().await.expect("told").slots[0].recycles != 2 {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_has_grown_too_large_is_replaced() {
+    let rig = rig(Options {
+        spares: 0,
+        process_memory_max: 1_000_000,
+        ..slots(1)
+    })
+    .await;
+    rig.agent.grow(2_000_000);
+    // Its size is looked at now and then.
+    for _ in 0..8 {
+        rig.pool.run("say x").await.expect("ran");
+    }
+    let mut watch = rig
+        .pool
+        .watch_status(Duration::from_millis(100))
+        .await
+        .expect("watched");
+    while watch.next().await.expect("told").slots[0].recycles != 1 {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_used_process_that_is_idle_for_long_is_replaced() {
+    let rig = rig(Options {
+        spares: 0,
+        ..slots(1)
+    })
+    .await;
+    rig.pool.run("say x").await.expect("ran");
+    let idle = tokio::time::Instant::now();
+    let mut watch = rig
+        .pool
+        .watch_status(Duration::from_millis(100))
+        .await
+        .expect("watched");
+    while watch.next().await.expect("told").slots[0].recycles != 1 {}
+    assert!(idle.elapsed() >= rig.pool.options().process_idle_max);
 }
 
 #[tokio::test(start_paused = true)]

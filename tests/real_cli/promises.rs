@@ -2,6 +2,7 @@
 //! for, and nothing else. Seen by what the stand-in of the Messages API got.
 
 mod isolation;
+mod named;
 mod prompts;
 mod settings;
 

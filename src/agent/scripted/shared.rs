@@ -1,7 +1,7 @@
 //! What the processes of a scripted agent share, and what tests ask of it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Scripted;
@@ -14,6 +14,7 @@ pub(super) struct Shared {
     pub resets: AtomicUsize,
     pub no_launches: AtomicBool,
     pub limited: AtomicBool,
+    pub memory: AtomicU64,
     pub turns: AtomicUsize,
     pub next_session: AtomicU32,
     /// Prompts by saved session.
@@ -65,6 +66,11 @@ impl Scripted {
     /// Whether the provider limits from now on.
     pub fn limit(&self, limited: bool) {
         self.shared.limited.store(limited, Ordering::SeqCst);
+    }
+
+    /// What every process uses from now on, in bytes.
+    pub fn grow(&self, bytes: u64) {
+        self.shared.memory.store(bytes, Ordering::SeqCst);
     }
 
     /// Whether starts fail from now on.
