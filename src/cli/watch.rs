@@ -44,6 +44,9 @@ pub(super) async fn run(mut client: Client, args: RunArgs) -> Result<(), Failure
     };
     let mut live = Live::new(std::io::stdout().is_terminal());
     let mut run = Run::new(request);
+    // One and the same while the stream is read: a new one for each message
+    // would miss a signal that comes in between.
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let ended_with = loop {
         tokio::select! {
             step = run.next(&mut client) => match step? {
@@ -57,7 +60,8 @@ pub(super) async fn run(mut client: Client, args: RunArgs) -> Result<(), Failure
                 Item::Accepted(accepted) => client.show("RunAccepted", &accepted, |_| {}),
                 Item::Heartbeat(_) => {}
             },
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupt.as_mut() => {
+                interrupt.set(tokio::signal::ctrl_c());
                 if args.detach {
                     live.note(&format!("it goes on: claudepool watch {}", run.task_id));
                     return Ok(());
@@ -265,10 +269,12 @@ pub(super) async fn follow_fan_out(
     let bar = bar(total.tasks, client.json);
     let mut group = String::new();
     let mut asked = false;
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         let next = tokio::select! {
             next = stream.message() => next.map_err(|s| client.failure(&s))?,
-            _ = tokio::signal::ctrl_c(), if cancel_on_signal => {
+            _ = interrupt.as_mut(), if cancel_on_signal => {
+                interrupt.set(tokio::signal::ctrl_c());
                 if detach {
                     bar.println(format!("they go on: claudepool tasks --group {group}"));
                     return Err(Failure::cancelled());
