@@ -113,6 +113,15 @@ pub(super) fn advance(
     let standing = chain::standing(plan, &ends, cancelling, limit);
     let finished = standing.steps.get(told..).unwrap_or_default().to_vec();
     let mut changes = Vec::new();
+    let end_as = |state: State| pb::TaskResult {
+        git: isolation::latest(ended),
+        ..task_result(
+            state,
+            chain::result(plan, &ends, state == State::Cancelled, limit),
+            chain,
+            now,
+        )
+    };
     let end = match standing.next {
         Next::Run {
             step_index, prompt, ..
@@ -121,8 +130,20 @@ pub(super) fn advance(
                 .steps
                 .get(step_index)
                 .ok_or(Error::Internal("no such step".into()))?;
-            changes.push(step_task(inner, chain, spec, step_index, step, prompt)?);
-            None
+            match step_task(inner, chain, spec, step_index, step, prompt) {
+                Ok(task) => {
+                    changes.push(task);
+                    None
+                }
+                // It was accepted, and the operator's policy is another since.
+                Err(error) => {
+                    let mut result = end_as(State::Failed);
+                    if let Some(failure) = &mut result.failure {
+                        failure.message = format!("step {} may not run: {error}", step.name);
+                    }
+                    Some((State::Failed, Box::new(result)))
+                }
+            }
         }
         Next::End(ending) => {
             let state = match ending {
@@ -130,12 +151,7 @@ pub(super) fn advance(
                 Ending::Failed => State::Failed,
                 Ending::Cancelled => State::Cancelled,
             };
-            let result = chain::result(plan, &ends, state == State::Cancelled, limit);
-            let result = pb::TaskResult {
-                git: isolation::latest(ended),
-                ..task_result(state, result, chain, now)
-            };
-            Some((state, Box::new(result)))
+            Some((state, Box::new(end_as(state))))
         }
     };
     if !finished.is_empty() || end.is_some() {

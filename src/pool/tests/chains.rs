@@ -363,6 +363,33 @@ async fn a_drained_chain_goes_on_in_the_next_pool() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_chain_whose_next_step_is_forbidden_meanwhile_fails_and_holds_no_slot() {
+    let first = rig(slots(1)).await;
+    let mut dear = step("b", "say two");
+    dear.settings = Some(RunSettings {
+        budget_microdollars: Some(5_000_000),
+        ..RunSettings::default()
+    });
+    let id = first
+        .chain(vec![step("a", "say one\nwait 60000"), dear])
+        .await;
+    first
+        .until(id, |kind| matches!(kind, Kind::StepStarted(_)))
+        .await;
+    first.pool.drain(Duration::ZERO).await.expect("drained");
+
+    let mut stricter = slots(1);
+    stricter.policy.task_budget_max_usd = 1.0;
+    let second = over(Arc::clone(&first.store), stricter).await;
+
+    let (state, result) = second.chain_end(id).await;
+    assert_eq!(state, State::Failed);
+    assert!(result.steps[0].success && result.steps[1].skipped);
+    assert_eq!(failure(&second.end(id).await), FailureReason::StepFailed);
+    second.pool.run("say x").await.expect("the slot is usable");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_chain_and_its_steps_are_deleted_together() {
     let rig = rig(slots(1)).await;
     let id = rig
