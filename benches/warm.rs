@@ -15,6 +15,7 @@
 //! Needs `CLAUDEPOOL_TEST_CLAUDE`, the path of the CLI's native program.
 #![allow(missing_docs)]
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -43,10 +44,12 @@ struct Size {
     rounds: usize,
 }
 
-/// One way's round: every task's latency, and the time of all.
+/// One way's round: every task's latency, the time of all, and the processor
+/// time that was spent meanwhile.
 struct Round {
     latencies: Vec<Duration>,
     all: Duration,
+    spent: Spent,
 }
 
 impl Round {
@@ -54,9 +57,84 @@ impl Round {
         self.latencies.len() as f64 / self.all.as_secs_f64()
     }
 
+    /// Processor time a task, in milliseconds: of this process, and of the
+    /// CLI's processes.
+    fn per_task(&self, of: fn(&Spent) -> Duration) -> f64 {
+        of(&self.spent).as_secs_f64() * 1e3 / self.latencies.len() as f64
+    }
+
     fn p50(&self) -> f64 {
         let all = self.latencies.iter();
         median(all.map(|d| d.as_secs_f64() * 1e3).collect())
+    }
+}
+
+/// Processor time, user and system: of this process (server, client and
+/// stand-in together), and of the processes below it that live.
+#[derive(Clone, Copy)]
+struct Spent {
+    here: Duration,
+    below: Duration,
+}
+
+impl Spent {
+    fn now() -> Self {
+        let mut stats = HashMap::new();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok())
+                && let Ok(stat) = std::fs::read_to_string(entry.path().join("stat"))
+                && let Some(stat) = Stat::read(&stat)
+            {
+                stats.insert(pid, stat);
+            }
+        }
+        let us = std::process::id();
+        let is_below = |mut pid: u32| {
+            while let Some(stat) = stats.get(&pid) {
+                if stat.parent == us {
+                    return true;
+                }
+                pid = stat.parent;
+            }
+            false
+        };
+        // Linux counts in hundredths of a second on every machine of today.
+        let time = |ticks: u64| Duration::from_millis(ticks * 10);
+        let (here, reaped) = stats.get(&us).map_or((0, 0), |us| (us.own, us.reaped));
+        let below = stats.iter().filter(|(pid, _)| is_below(**pid));
+        let below: u64 = below.map(|(_, stat)| stat.own + stat.reaped).sum();
+        Self {
+            here: time(here),
+            below: time(below + reaped),
+        }
+    }
+
+    fn since(self, earlier: Self) -> Self {
+        Self {
+            here: self.here.saturating_sub(earlier.here),
+            below: self.below.saturating_sub(earlier.below),
+        }
+    }
+}
+
+/// A line of `/proc/PID/stat`: times in ticks.
+struct Stat {
+    parent: u32,
+    own: u64,
+    reaped: u64,
+}
+
+impl Stat {
+    fn read(line: &str) -> Option<Self> {
+        // The name may hold blanks: what follows its bracket is regular.
+        let fields: Vec<_> = line.rsplit_once(')')?.1.split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        Some(Self {
+            parent: fields.get(1)?.parse().ok()?,
+            own: ticks(11)? + ticks(12)?,
+            reaped: ticks(13)? + ticks(14)?,
+        })
     }
 }
 
@@ -71,7 +149,7 @@ fn main() -> Result<(), Failure> {
         return Err("set CLAUDEPOOL_TEST_CLAUDE to the CLI's native program".into());
     };
     let quick = std::env::var_os("QUICK").is_some();
-    let (tasks, cold_tasks, rounds) = if quick { (40, 10, 1) } else { (200, 40, 5) };
+    let (tasks, cold_tasks, rounds) = if quick { (100, 4, 3) } else { (200, 40, 5) };
     let size = Size {
         tasks,
         cold_tasks,
@@ -177,25 +255,28 @@ impl Figures {
     fn report(self) {
         let rate = |rounds: &[Round]| median(rounds.iter().map(Round::rate).collect());
         let p50 = |rounds: &[Round]| median(rounds.iter().map(Round::p50).collect());
-        println!("| way | tasks/s, {SLOTS} callers | p50 ms, 1 caller |");
-        println!("| --- | --- | --- |");
-        println!(
-            "| claude -p | {:.1} | {:.1} |",
-            rate(&self.cold),
-            p50(&self.cold)
-        );
+        let cpu =
+            |rounds: &[Round], of| median(rounds.iter().map(|round| round.per_task(of)).collect());
         let (bare, ours) = (&self.bare, &self.ours);
         let (bare_alone, ours_alone) = (&self.bare_alone, &self.ours_alone);
         println!(
-            "| bare reset process | {:.1} | {:.1} |",
-            rate(bare),
-            p50(bare_alone)
+            "| way | tasks/s, {SLOTS} callers | p50 ms, 1 caller | CPU ms a task: CLI | and the rest |"
         );
-        println!(
-            "| claudepool Run | {:.1} | {:.1} |",
-            rate(ours),
-            p50(ours_alone)
-        );
+        println!("| --- | --- | --- | --- | --- |");
+        let rows = [
+            ("claude -p", &self.cold, &self.cold),
+            ("bare reset process", bare, bare_alone),
+            ("claudepool Run", ours, ours_alone),
+        ];
+        for (way, together, alone) in rows {
+            println!(
+                "| {way} | {:.1} | {:.1} | {:.1} | {:.1} |",
+                rate(together),
+                p50(alone),
+                cpu(together, |spent| spent.below),
+                cpu(together, |spent| spent.here),
+            );
+        }
         let commit = median(self.commits.clone());
         println!();
         println!(
@@ -219,7 +300,7 @@ fn paired(a: &[Round], b: &[Round], compare: fn(&Round, &Round) -> f64) -> f64 {
 
 /// Our way: some callers, one task after the other each.
 async fn ours(address: &str, callers: usize, tasks: usize) -> Result<Round, Failure> {
-    let begun = Instant::now();
+    let (begun, spent) = (Instant::now(), Spent::now());
     let count = callers;
     let callers = (0..count).map(|_| {
         let address = address.to_owned();
@@ -250,7 +331,12 @@ async fn ours(address: &str, callers: usize, tasks: usize) -> Result<Round, Fail
         latencies.extend(caller.await??);
     }
     let all = begun.elapsed();
-    Ok(Round { latencies, all })
+    let spent = Spent::now().since(spent);
+    Ok(Round {
+        latencies,
+        all,
+        spent,
+    })
 }
 
 /// One commit of the store, as long as it takes here and now, in milliseconds.
@@ -399,7 +485,7 @@ fn bare_round(bare: &mut [Bare; SLOTS], tasks: usize) -> Result<Round, Failure> 
 /// One task at a time, on the two processes in turn: each is reset while the
 /// other one serves.
 fn bare_alone(bare: &mut [Bare; SLOTS], tasks: usize) -> Result<Round, Failure> {
-    let begun = Instant::now();
+    let (begun, spent) = (Instant::now(), Spent::now());
     let mut latencies = Vec::new();
     for process in bare.iter_mut() {
         process.write("/clear")?;
@@ -416,7 +502,12 @@ fn bare_alone(bare: &mut [Bare; SLOTS], tasks: usize) -> Result<Round, Failure> 
         process.read()?;
     }
     let all = begun.elapsed();
-    Ok(Round { latencies, all })
+    let spent = Spent::now().since(spent);
+    Ok(Round {
+        latencies,
+        all,
+        spent,
+    })
 }
 
 fn cold_round(
@@ -447,7 +538,7 @@ fn in_parallel<T: Send>(
     slots: &mut [T; SLOTS],
     work: impl Fn(&mut T) -> Result<Vec<Duration>, Failure> + Sync,
 ) -> Result<Round, Failure> {
-    let begun = Instant::now();
+    let (begun, spent) = (Instant::now(), Spent::now());
     let mut latencies = Vec::new();
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads = slots.iter_mut().map(|slot| scope.spawn(|| work(slot)));
@@ -458,5 +549,10 @@ fn in_parallel<T: Send>(
         latencies.extend(result.map_err(|_| "a thread panicked")??);
     }
     let all = begun.elapsed();
-    Ok(Round { latencies, all })
+    let spent = Spent::now().since(spent);
+    Ok(Round {
+        latencies,
+        all,
+        spent,
+    })
 }

@@ -6,6 +6,7 @@
 
 mod begin;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
@@ -251,21 +252,32 @@ impl<'a> Attempt<'a> {
         let mut stall = Instant::now() + inner.options.stall_timeout;
         // What we stop for, and when patience ends.
         let mut stop: Option<(Stop, Instant)> = None;
+        let mut stopped = pin!(stopped(inner, self.slot, self.task, self.deadline));
+        let mut silence = pin!(sleep_until(stall));
         loop {
             self.log.flush(inner);
             let wanted = tokio::select! {
                 biased;
                 written = self.log.written() => {
                     match written {
-                        Ok(committed) => inner.hub.publish(&committed, None),
-                        Err(StoreError::Fenced) => return Ended::stopped(Stop::Fenced, None, cost),
+                        None => {}
+                        Some(Ok(committed)) => inner.hub.publish(&committed, None),
+                        Some(Err(StoreError::Fenced)) => return Ended::stopped(Stop::Fenced, None, cost),
                         // The result matters more than its deltas.
-                        Err(error) => warn!(?error, "a piece of the log was not written"),
+                        Some(Err(error)) => warn!(?error, "a piece of the log was not written"),
                     }
                     continue;
                 }
-                stop = stopped(inner, self.slot, self.task, self.deadline), if stop.is_none() => stop,
-                () = sleep_until(stall), if stop.is_none() && tools_running == 0 => Stop::Stalled,
+                stop = &mut stopped, if stop.is_none() => stop,
+                // Set once, and again only when it is over: each line would be
+                // a timer otherwise.
+                () = &mut silence, if stop.is_none() && tools_running == 0 => {
+                    if stall > Instant::now() {
+                        silence.as_mut().reset(stall);
+                        continue;
+                    }
+                    Stop::Stalled
+                }
                 () = wait_until(stop.as_ref().map(|(_, until)| *until)), if stop.is_some() => {
                     let (why, _) = stop.expect("just seen");
                     return Ended::stopped(why, None, cost);

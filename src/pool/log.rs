@@ -1,13 +1,16 @@
 //! What an attempt says, on its way to the task's log.
 //!
 //! One append is under way at a time; what arrives meanwhile joins the next.
-//! No timer: on a fast disk every piece is its own append, on a slow one they
-//! gather.
+//! While somebody reads there is no timer: on a fast disk every piece is its own
+//! append, on a slow one they gather. While nobody does they wait a moment for
+//! more, since each append is a commit; the end takes along what still waits.
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep_until};
 
 use super::inner::Inner;
 use crate::money::Microdollars;
@@ -16,6 +19,9 @@ use crate::store::{Committed, Fence, Note, StoreError};
 
 /// Bytes that may wait for the append under way; above it the agent is not read.
 const PENDING_BYTES_MAX: usize = 1024 * 1024;
+/// How long entries that nobody waits for may gather, and how many bytes.
+const GATHER: Duration = Duration::from_millis(100);
+const GATHER_BYTES_MAX: usize = 64 * 1024;
 /// Longest text of one event, in bytes.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
@@ -28,6 +34,8 @@ pub(super) struct Log {
     pending_bytes: usize,
     note: Note,
     under_way: Option<Append>,
+    /// Since when the oldest entry waits.
+    waits_since: Option<Instant>,
 }
 
 impl Log {
@@ -38,6 +46,7 @@ impl Log {
             pending_bytes: 0,
             note: Note::default(),
             under_way: None,
+            waits_since: None,
         }
     }
 
@@ -49,6 +58,7 @@ impl Log {
     /// Says something.
     pub fn push(&mut self, kind: Kind) {
         self.pending_bytes += kind.encoded_len();
+        self.waits_since.get_or_insert_with(Instant::now);
         match (self.pending.last_mut(), kind) {
             (Some(Kind::TextDelta(last)), Kind::TextDelta(next))
                 if last.parent_tool_use_id == next.parent_tool_use_id
@@ -79,11 +89,12 @@ impl Log {
     /// Begins the next append, if none is under way and there is something.
     pub fn flush(&mut self, inner: &Inner) {
         let nothing = self.pending.is_empty() && self.note.session_id.is_none();
-        if self.under_way.is_some() || nothing {
+        if self.under_way.is_some() || nothing || self.gathers(inner) {
             return;
         }
         let events = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
+        self.waits_since = None;
         let (store, fence, note, now) = (
             Arc::clone(&inner.store),
             self.fence,
@@ -95,21 +106,38 @@ impl Log {
         }));
     }
 
-    /// Waits for the append under way; for ever if there is none. Safe to drop
-    /// and call again.
-    pub async fn written(&mut self) -> Result<Committed, StoreError> {
-        let Some(append) = self.under_way.as_mut() else {
-            return pending().await;
-        };
-        let written = append.await;
-        self.under_way = None;
-        written
+    /// Whether more is waited for: nobody reads, and a crash may cost so much.
+    fn gathers(&self, inner: &Inner) -> bool {
+        self.note.session_id.is_none()
+            && self.pending_bytes < GATHER_BYTES_MAX
+            && self
+                .waits_since
+                .is_some_and(|since| since.elapsed() < GATHER)
+            && !inner.hub.is_followed(self.fence.task)
+    }
+
+    /// Waits for the append under way, or until what has gathered is to be
+    /// written (`None`); for ever if there is neither. Safe to drop and call
+    /// again.
+    pub async fn written(&mut self) -> Option<Result<Committed, StoreError>> {
+        match (self.under_way.as_mut(), self.waits_since) {
+            (Some(append), _) => {
+                let written = append.await;
+                self.under_way = None;
+                Some(written)
+            }
+            (None, Some(since)) => {
+                sleep_until(since + GATHER).await;
+                None
+            }
+            (None, None) => pending().await,
+        }
     }
 
     /// Waits for the append under way, if any, and gives what was not begun.
     pub async fn finish(mut self, inner: &Inner) -> Vec<Kind> {
         if self.under_way.is_some()
-            && let Ok(committed) = self.written().await
+            && let Some(Ok(committed)) = self.written().await
         {
             inner.hub.publish(&committed, None);
         }

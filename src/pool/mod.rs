@@ -307,7 +307,7 @@ impl Pool {
     /// Waits for a task's end.
     async fn ended(&self, id: TaskId) -> Result<Record, Error> {
         // Before the look, so that nothing falls between.
-        let mut subscription = self.inner.hub.subscribe(id);
+        let mut subscription = self.inner.hub.await_end(id);
         let record = self.own(id, Parts::RESULT).await?;
         if record.task.state.is_end() {
             return Ok(record);

@@ -28,6 +28,8 @@ struct Topics {
 
 struct TaskTopic {
     readers: usize,
+    /// Those of them that read the log, not only its end.
+    followers: usize,
     ring: VecDeque<LogEntry>,
     ring_bytes: usize,
     state: watch::Sender<Seen>,
@@ -87,19 +89,37 @@ impl Hub {
         }
     }
 
-    /// Begins to hear of a task.
-    pub(crate) fn subscribe(&self, task: TaskId) -> Subscription {
+    /// Begins to hear of a task's log.
+    pub(crate) fn follow(&self, task: TaskId) -> Subscription {
+        self.subscribe(task, true)
+    }
+
+    /// Begins to hear of a task's end.
+    pub(crate) fn await_end(&self, task: TaskId) -> Subscription {
+        self.subscribe(task, false)
+    }
+
+    /// Whether anybody reads the task's log as it grows.
+    pub(crate) fn is_followed(&self, task: TaskId) -> bool {
+        let topics = self.lock();
+        topics.tasks.get(&task).is_some_and(|t| t.followers > 0)
+    }
+
+    fn subscribe(&self, task: TaskId, follows: bool) -> Subscription {
         let mut topics = self.lock();
         let topic = topics.tasks.entry(task).or_insert_with(|| TaskTopic {
             readers: 0,
+            followers: 0,
             ring: VecDeque::new(),
             ring_bytes: 0,
             state: watch::channel(Seen::default()).0,
         });
         topic.readers += 1;
+        topic.followers += usize::from(follows);
         Subscription {
             hub: self.clone(),
             task,
+            follows,
             seen: topic.state.subscribe(),
         }
     }
@@ -157,6 +177,7 @@ impl TaskTopic {
 pub(crate) struct Subscription {
     hub: Hub,
     task: TaskId,
+    follows: bool,
     pub(crate) seen: watch::Receiver<Seen>,
 }
 
@@ -194,6 +215,7 @@ impl Drop for Subscription {
         let mut topics = self.hub.lock();
         if let Some(topic) = topics.tasks.get_mut(&self.task) {
             topic.readers -= 1;
+            topic.followers -= usize::from(self.follows);
             if topic.readers == 0 {
                 topics.tasks.remove(&self.task);
             }

@@ -33,7 +33,7 @@ impl Tail {
             after,
             buffer: VecDeque::new(),
             // Before the first read, so that nothing falls between.
-            subscription: hub.subscribe(task),
+            subscription: hub.follow(task),
             caught_up: false,
             ended: false,
         }

@@ -68,12 +68,18 @@ fn effort_word(effort: Effort) -> Option<&'static str> {
     }
 }
 
-fn user_line(text: &str, id: &str) -> Value {
-    json!({
+/// A message of ours. A CLI that is given an id tells for each line of a turn
+/// whose it is, and writes some lines more: that costs it a twentieth of a short
+/// task, so an id is only given where another turn could be meant.
+fn user_line(text: &str, id: Option<&str>) -> Value {
+    let mut line = json!({
         "type": "user",
         "message": { "role": "user", "content": text },
-        "uuid": id,
-    })
+    });
+    if let Some(id) = id {
+        line["uuid"] = json!(id);
+    }
+    line
 }
 
 impl ClaudeSession {
@@ -117,6 +123,7 @@ impl ClaudeSession {
             if let Some((dollars, models)) = session_usage(usage) {
                 session.conversation.base = Totals { dollars, models };
             }
+            session.conversation.resumed();
         }
         Ok(session)
     }
@@ -156,7 +163,8 @@ impl ClaudeSession {
         self.settle_requests().await?;
         let id = Uuid::new_v4().to_string();
         self.conversation.begin_reset(&id);
-        self.send(&user_line("/clear", &id));
+        // A process that could begin a turn by itself is unclean, and not asked.
+        self.send(&user_line("/clear", None));
         let confirmed = async {
             loop {
                 let incoming = self.process.next().await;
@@ -267,8 +275,10 @@ impl Session for ClaudeSession {
         }
         let id = Uuid::new_v4().to_string();
         self.interrupt_wanted = false;
+        let named = self.conversation.has_past().then_some(id.as_str());
+        let line = user_line(&prompt, named);
         self.conversation.begin(&id);
-        self.send(&user_line(&prompt, &id));
+        self.send(&line);
         self.flush().await.map_err(failed)
     }
 

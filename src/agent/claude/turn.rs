@@ -74,6 +74,8 @@ pub(crate) struct Conversation {
     session_id: String,
     phase: Phase,
     turns: u32,
+    /// It goes on with what another process began.
+    resumed: bool,
     unclean: Option<String>,
 }
 
@@ -96,6 +98,17 @@ struct Reset {
 }
 
 impl Conversation {
+    /// The process goes on with what another one began.
+    pub(crate) fn resumed(&mut self) {
+        self.resumed = true;
+    }
+
+    /// Whether there was a turn before, which may have left something that
+    /// begins another one by itself.
+    pub(crate) fn has_past(&self) -> bool {
+        self.turns > 0 || self.resumed || self.unclean.is_some()
+    }
+
     /// Whether a turn is under way.
     pub(crate) fn in_turn(&self) -> bool {
         matches!(self.phase, Phase::Turn(_))
