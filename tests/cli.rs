@@ -605,3 +605,8 @@ fn a_reader_that_goes_ends_the_command() {
 
     assert!(child.wait().unwrap().success());
 }
+
+#[path = "cli/chains.rs"]
+mod chains;
+#[path = "cli/operate.rs"]
+mod operate;

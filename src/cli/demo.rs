@@ -202,7 +202,7 @@ impl Stage {
     async fn tell(&self, args: &DemoArgs) -> Result<(), Failure> {
         let remote = Remote {
             server: self.serving.url(),
-            json: false,
+            ..Remote::default()
         };
         let mut client = Client::connect(&remote).await?;
         let prompts = if self.stand_in.is_some() {
@@ -297,7 +297,7 @@ fn expect(state: pb::TaskState, wanted: pb::TaskState) -> Result<(), Failure> {
 
 async fn one_prompt(client: &mut Client, prompt: &str) -> Result<(), Failure> {
     heading("4. A prompt, answered as it is written");
-    let mut live = Live::new(true);
+    let mut live = Live::new(true, true);
     let mut run = Run::new(run_request(prompt));
     let end = loop {
         if let Item::Event(event) = run.next(client).await? {
@@ -338,7 +338,7 @@ async fn ten_prompts(client: &mut Client, prompt: &str) -> Result<(), Failure> {
 
 async fn one_cancel(client: &mut Client, prompt: &str) -> Result<(), Failure> {
     heading("6. A task cancelled while it runs");
-    let mut live = Live::new(true);
+    let mut live = Live::new(true, true);
     let mut run = Run::new(run_request(prompt));
     let mut asked: Option<Instant> = None;
     let mut first: Option<Instant> = None;

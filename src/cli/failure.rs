@@ -46,12 +46,16 @@ impl Failure {
     }
 
     /// The server cannot be reached.
-    pub(super) fn unreachable(server: &str) -> Self {
+    pub(super) fn unreachable(server: &str, why: &dyn std::error::Error) -> Self {
+        let mut last = why;
+        while let Some(source) = last.source() {
+            last = source;
+        }
         Self::new(
             5,
             format!(
-                "no server answers at {server}: start one with `claudepool serve`, or say where \
-                 it is with --server"
+                "no server answers at {server} ({last}): start one with `claudepool serve`, or \
+                 say where it is with --server"
             ),
         )
     }
@@ -76,7 +80,7 @@ impl Failure {
         let details = status.get_error_details();
         let Some(info) = details.error_info() else {
             return if is_transport(status) {
-                Self::unreachable(server)
+                Self::unreachable(server, status)
             } else {
                 let code = code_name(status.code());
                 Self::refused(format!("refused ({code}): {}", status.message()))

@@ -8,13 +8,18 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod args;
+mod catalog;
+mod chain;
 mod client;
+mod connect;
+mod context;
 #[cfg(feature = "demo")]
 mod demo;
 mod failure;
 #[cfg(feature = "demo")]
 mod install;
 mod json;
+mod operate;
 #[cfg(feature = "server")]
 mod program;
 mod render;
@@ -46,7 +51,12 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
     #[command(flatten)]
-    Client(args::ClientCommand),
+    Client(Box<args::ClientCommand>),
+    /// Print the completion of a shell, to be loaded by it.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Runs the command line of this process.
@@ -73,6 +83,7 @@ impl Cli {
     fn json(&self) -> bool {
         match &self.command {
             Command::Client(command) => command.remote().json,
+            Command::Completion { .. } => false,
             #[cfg(feature = "server")]
             Command::Serve(_) => false,
             #[cfg(feature = "demo")]
@@ -86,7 +97,12 @@ impl Cli {
             Command::Serve(args) => serve::run(*args).await,
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::run(args).await,
-            Command::Client(command) => client::run(command).await,
+            Command::Client(command) => client::run(*command).await,
+            Command::Completion { shell } => {
+                let command = &mut <Self as clap::CommandFactory>::command();
+                clap_complete::generate(shell, command, "claudepool", &mut std::io::stdout());
+                Ok(())
+            }
         }
     }
 }

@@ -4,8 +4,10 @@
 //! Colour is dropped where it would not be shown.
 
 use std::io::Write;
+use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 
 use crate::pb;
 use crate::pb::event::Kind;
@@ -17,6 +19,9 @@ const GOOD: Style = AnsiColor::Green.on_default();
 
 /// Longest part of a tool's input or answer that is shown, in characters.
 const GLIMPSE: usize = 100;
+
+/// How often the spinner turns.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Prints to stdout. A reader that has gone ends the command.
 pub(super) fn text(text: &str) {
@@ -120,6 +125,11 @@ pub(super) fn summary(end: pb::TaskState, result: &pb::TaskResult, task_id: &str
 /// Shows the events of one task.
 pub(super) struct Live {
     text: bool,
+    /// Whether anything is shown for people.
+    words: bool,
+    /// Turns while nothing is written; hidden where there is no terminal.
+    spinner: ProgressBar,
+    cost_microdollars: i64,
     line_open: bool,
     // Of what the open line holds.
     dim: bool,
@@ -128,9 +138,15 @@ pub(super) struct Live {
 impl Live {
     /// `text`: whether text is shown as it is written. Where it is not, the
     /// final text is printed at the end, for a retry voids what came before it.
-    pub(super) fn new(text: bool) -> Self {
+    /// `words`: whether anything is shown for people.
+    pub(super) fn new(text: bool, words: bool) -> Self {
+        let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        spinner.enable_steady_tick(TICK);
         Self {
             text,
+            words,
+            spinner,
+            cost_microdollars: 0,
             line_open: false,
             dim: false,
         }
@@ -149,12 +165,37 @@ impl Live {
     /// A line beside the text.
     pub(super) fn note(&mut self, text: &str) {
         self.close();
-        note(text);
+        self.spinner.suspend(|| note(text));
     }
 
     fn warn(&mut self, text: &str) {
         self.close();
-        styled(WARN, text);
+        self.spinner.suspend(|| styled(WARN, text));
+    }
+
+    fn spin(&self, on: bool) {
+        if on != self.spinner.is_hidden() {
+            return;
+        }
+        let target = if on && self.words {
+            ProgressDrawTarget::stderr()
+        } else {
+            // What it has drawn goes first.
+            self.spinner.set_message("");
+            self.spinner.suspend(|| {});
+            ProgressDrawTarget::hidden()
+        };
+        self.spinner.set_draw_target(target);
+    }
+
+    /// What is under way, while no text is written.
+    fn busy(&mut self, doing: &str) {
+        self.spin(!self.line_open);
+        let cost = match self.cost_microdollars {
+            0 => String::new(),
+            cost => format!(", {} so far", dollars(cost)),
+        };
+        self.spinner.set_message(format!("{doing}{cost}"));
     }
 
     /// Ends the line that text has begun.
@@ -171,6 +212,8 @@ impl Live {
         if dim != std::mem::replace(&mut self.dim, dim) {
             self.close();
         }
+        // A line that is being written has no room for a spinner behind it.
+        self.spin(false);
         if dim {
             text(&format!("{DIM}{piece}{DIM:#}"));
         } else {
@@ -189,17 +232,22 @@ impl Live {
                 "attempt {} on {}",
                 started.attempt, started.slot_id
             )),
-            Kind::Started(started) => self.note(&format!("on {}", started.slot_id)),
+            Kind::Started(started) => {
+                self.note(&format!("on {}", started.slot_id));
+                self.busy("working");
+            }
             Kind::TextDelta(delta) => {
                 self.piece(&delta.text, !delta.parent_tool_use_id.is_empty());
             }
             Kind::ThinkingDelta(delta) => self.piece(&delta.text, true),
             Kind::ToolUse(tool) => {
                 self.note(&format!("→ {} {}", tool.name, glimpse(&tool.input_json)));
+                self.busy(&tool.name);
             }
             Kind::ToolResult(result) => {
                 let mark = if result.is_error { "✗" } else { "←" };
                 self.note(&format!("{mark} {}", glimpse(&result.output)));
+                self.busy("working");
             }
             Kind::Message(_) => self.close(),
             Kind::Requeued(requeued) => {
@@ -222,8 +270,16 @@ impl Live {
             Kind::StepStarted(step) => {
                 self.note(&format!("step {} {}", step.step_index, step.name))
             }
-            Kind::Finished(_) => self.close(),
-            Kind::Queued(_) | Kind::Usage(_) | Kind::StepFinished(_) => {}
+            Kind::Finished(_) => {
+                self.close();
+                self.spinner.finish_and_clear();
+            }
+            Kind::Usage(usage) => {
+                self.cost_microdollars = usage.cost_microdollars;
+                self.busy("working");
+            }
+            Kind::Queued(_) => self.busy("queued"),
+            Kind::StepFinished(_) => {}
         }
     }
 }

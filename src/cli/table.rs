@@ -3,8 +3,15 @@
 use super::render::{dollars, glimpse, line, seconds, state};
 use crate::pb;
 
-/// Prints rows in columns; the last one is not padded.
+/// Prints rows in columns.
 fn columns(rows: &[Vec<String>]) {
+    for row in in_columns(rows) {
+        line(&row);
+    }
+}
+
+/// Rows in columns; the last one is not padded.
+fn in_columns(rows: &[Vec<String>]) -> Vec<String> {
     let count = rows.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..count)
         .map(|i| {
@@ -14,13 +21,14 @@ fn columns(rows: &[Vec<String>]) {
                 .unwrap_or(0)
         })
         .collect();
-    for row in rows {
+    let padded = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths);
         let text: Vec<String> = cells
             .map(|(cell, width)| format!("{cell:width$}", width = *width))
             .collect();
-        line(text.join("  ").trim_end());
-    }
+        text.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(padded).collect()
 }
 
 fn heads(names: &[&str]) -> Vec<String> {
@@ -48,6 +56,11 @@ pub(super) fn tasks(tasks: &[pb::Task]) {
 
 /// `claudepool slots`.
 pub(super) fn slots(slots: &[pb::Slot]) {
+    slot_lines(slots).iter().for_each(|row| line(row));
+}
+
+/// A line per slot below the heads.
+pub(super) fn slot_lines(slots: &[pb::Slot]) -> Vec<String> {
     let mut rows = vec![heads(&[
         "SLOT",
         "STATE",
@@ -80,7 +93,7 @@ pub(super) fn slots(slots: &[pb::Slot]) {
             },
         ]);
     }
-    columns(&rows);
+    in_columns(&rows)
 }
 
 fn counts(status: &pb::PoolStatus) -> String {
@@ -117,6 +130,11 @@ fn slots_in_words(status: &pb::PoolStatus) -> String {
 
 /// `claudepool status`.
 pub(super) fn status(status: &pb::PoolStatus) {
+    status_lines(status).iter().for_each(|row| line(row));
+}
+
+/// The status in some lines.
+pub(super) fn status_lines(status: &pb::PoolStatus) -> Vec<String> {
     let mut rows = vec![
         vec![
             "server".to_owned(),
@@ -146,7 +164,7 @@ pub(super) fn status(status: &pb::PoolStatus) {
     if status.draining {
         rows.push(vec!["draining".to_owned(), "takes no new work".to_owned()]);
     }
-    columns(&rows);
+    in_columns(&rows)
 }
 
 /// `claudepool status --watch`.
@@ -174,4 +192,91 @@ pub(super) fn fan_out_item(item: &pb::FanOutItem) -> String {
         dollars(result.cost_microdollars),
         seconds(result.duration.as_ref()),
     )
+}
+
+/// A step of a chain as it ends.
+pub(super) fn step(step: &pb::StepResult) -> String {
+    let (how, words) = match (step.skipped, step.success) {
+        (true, _) => ("skipped", String::new()),
+        (_, true) if step.recovered => ("recovered", glimpse(&step.output)),
+        (_, true) => ("succeeded", glimpse(&step.output)),
+        _ => ("failed", glimpse(&step.failure_message)),
+    };
+    format!(
+        "[{}] {}  {how:9}  {}  {}  {words}",
+        step.step_index + 1,
+        step.name,
+        dollars(step.cost_microdollars),
+        seconds(step.duration.as_ref()),
+    )
+}
+
+/// A row of the catalog.
+pub(super) fn entry(
+    name: &str,
+    arguments: &[pb::Argument],
+    source: pb::CatalogSource,
+    description: &str,
+) -> Vec<String> {
+    let arguments: Vec<_> = arguments.iter().map(usage).collect();
+    let source = source.as_str_name();
+    let source = source.strip_prefix("CATALOG_SOURCE_").unwrap_or(source);
+    vec![
+        name.to_owned(),
+        arguments.join(" "),
+        source.to_lowercase(),
+        glimpse(description),
+    ]
+}
+
+/// `claudepool workflow` and `claudepool skill`.
+pub(super) fn entries(kind: &str, entries: Vec<Vec<String>>) {
+    let mut rows = vec![heads(&[kind, "ARGUMENTS", "SOURCE", "DESCRIPTION"])];
+    rows.extend(entries);
+    columns(&rows);
+}
+
+/// How an argument is said on the command line.
+fn usage(argument: &pb::Argument) -> String {
+    if argument.required {
+        format!("{}=…", argument.name)
+    } else {
+        format!("[{}={}]", argument.name, argument.default_value)
+    }
+}
+
+fn about(name: &str, arguments: &[pb::Argument], description: &str) {
+    let arguments: Vec<_> = arguments.iter().map(usage).collect();
+    line(format!("{name} {}", arguments.join(" ")).trim_end());
+    if !description.is_empty() {
+        line(description);
+    }
+}
+
+/// One skill.
+pub(super) fn skill(skill: &pb::Skill) {
+    about(&skill.name, &skill.arguments, &skill.description);
+    line("");
+    line(skill.prompt.trim_end());
+}
+
+/// One workflow.
+pub(super) fn workflow(workflow: &pb::Workflow) {
+    about(&workflow.name, &workflow.arguments, &workflow.description);
+    for (i, step) in workflow.steps.iter().enumerate() {
+        line("");
+        line(&format!("[{}] {}", i + 1, step.name));
+        match &step.action {
+            Some(pb::chain_step::Action::Prompt(prompt)) => line(prompt.trim_end()),
+            Some(pb::chain_step::Action::Skill(call)) => {
+                let mut arguments: Vec<_> = call.arguments.iter().collect();
+                arguments.sort();
+                let pairs = arguments
+                    .iter()
+                    .map(|(name, value)| format!(" {name}={value}"));
+                line(&format!("skill {}{}", call.name, pairs.collect::<String>()));
+            }
+            None => {}
+        }
+    }
 }

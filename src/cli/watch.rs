@@ -16,8 +16,8 @@ use crate::pb::run_stream_response::Item;
 
 /// How often a broken stream is taken up again, and the wait before it: within
 /// the 5 s that the server keeps the work of a caller who left.
-const ATTACH_TRIES: u32 = 4;
-const ATTACH_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const ATTACH_TRIES: u32 = 4;
+pub(super) const ATTACH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The exit status that a task's end is worth.
 pub(super) fn ended(state: pb::TaskState) -> Result<(), Failure> {
@@ -42,11 +42,13 @@ pub(super) async fn run(mut client: Client, args: RunArgs) -> Result<(), Failure
         detach: args.detach,
         ..pb::RunStreamRequest::default()
     };
-    let mut live = Live::new(std::io::stdout().is_terminal());
+    let mut live = Live::new(std::io::stdout().is_terminal(), !client.json);
     let mut run = Run::new(request);
     // One and the same while the stream is read: a new one for each message
     // would miss a signal that comes in between.
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    // The answer to whether the task is to be cancelled, while it is awaited.
+    let mut sure: Option<tokio::task::JoinHandle<bool>> = None;
     let ended_with = loop {
         tokio::select! {
             step = run.next(&mut client) => match step? {
@@ -66,8 +68,19 @@ pub(super) async fn run(mut client: Client, args: RunArgs) -> Result<(), Failure
                     live.note(&format!("it goes on: claudepool watch {}", run.task_id));
                     return Ok(());
                 }
+                if sure.is_none() && can_ask() {
+                    live.note("cancel the task? y, or Ctrl-C again, cancels it; anything else lets it run");
+                    sure = Some(tokio::task::spawn_blocking(says_yes));
+                    continue;
+                }
                 // The stream goes on and shows how it ends.
                 run.cancel(&mut client).await?;
+            }
+            yes = async { sure.as_mut().expect("asked").await }, if sure.is_some() => {
+                sure = None;
+                if yes.unwrap_or(false) {
+                    run.cancel(&mut client).await?;
+                }
             }
         }
     };
@@ -80,6 +93,17 @@ pub(super) async fn run(mut client: Client, args: RunArgs) -> Result<(), Failure
         render::summary(ended_with.state, &ended_with.result, &run.task_id);
     }
     ended(ended_with.state)
+}
+
+/// Whether there is somebody to ask.
+fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+fn says_yes() -> bool {
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).is_ok()
+        && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
 }
 
 /// The end of the log, if that is what the event is.
@@ -173,7 +197,11 @@ impl Run {
     }
 }
 
-async fn cancel(client: &mut Client, target: pb::cancel_request::Target) -> Result<(), Failure> {
+/// Cancels; that it has ended meanwhile is no failure.
+pub(super) async fn cancel(
+    client: &mut Client,
+    target: pb::cancel_request::Target,
+) -> Result<(), Failure> {
     let request = pb::CancelRequest {
         target: Some(target),
     };
@@ -185,29 +213,63 @@ async fn cancel(client: &mut Client, target: pb::cancel_request::Target) -> Resu
     }
 }
 
-/// `claudepool watch`.
+/// `claudepool watch`. It is only a look: Ctrl-C ends it, not the task.
 pub(super) async fn watch(mut client: Client, args: WatchArgs) -> Result<(), Failure> {
-    let request = pb::WatchTaskRequest {
-        task_id: args.task_id.clone(),
-        after_sequence: args.after,
-        heartbeat_interval: None,
-    };
-    let answer = client.pool.watch_task(request).await;
-    let mut stream = answer.map_err(|s| client.failure(&s))?.into_inner();
-    let mut live = Live::new(true);
-    while let Some(next) = stream.message().await.map_err(|s| client.failure(&s))? {
-        let Some(pb::watch_task_response::Item::Event(event)) = next.item else {
-            continue;
+    let mut live = Live::new(true, !client.json);
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut after = args.after;
+    let mut tries = 0;
+    loop {
+        let request = pb::WatchTaskRequest {
+            task_id: args.task_id.clone(),
+            after_sequence: after,
+            heartbeat_interval: None,
         };
-        client.show("Event", &event, |event| live.event(event));
-        if let Some(end) = finished(event) {
-            if !client.json {
-                render::summary(end.state, &end.result, &args.task_id);
+        let lost = match client.pool.watch_task(request).await {
+            Err(status) => status,
+            Ok(answer) => {
+                let mut stream = answer.into_inner();
+                loop {
+                    let next = tokio::select! {
+                        next = stream.message() => next,
+                        _ = interrupt.as_mut() => {
+                            live.note(&format!(
+                                "the task goes on; come back with: claudepool watch {} --after {after}",
+                                args.task_id
+                            ));
+                            return Ok(());
+                        }
+                    };
+                    match next {
+                        Ok(Some(next)) => {
+                            let Some(pb::watch_task_response::Item::Event(event)) = next.item
+                            else {
+                                continue;
+                            };
+                            (after, tries) = (event.sequence, 0);
+                            client.show("Event", &event, |event| live.event(event));
+                            if let Some(end) = finished(event) {
+                                if !client.json {
+                                    render::summary(end.state, &end.result, &args.task_id);
+                                }
+                                return ended(end.state);
+                            }
+                        }
+                        Ok(None) => {
+                            return Err(Failure::failed("the stream ended before the task did"));
+                        }
+                        Err(status) => break status,
+                    }
+                }
             }
-            return ended(end.state);
+        };
+        tries += 1;
+        if tries > ATTACH_TRIES || !is_transport(&lost) {
+            return Err(client.failure(&lost));
         }
+        live.note("the connection broke; attaching again");
+        tokio::time::sleep(ATTACH_PAUSE).await;
     }
-    Err(Failure::failed("the stream ended before the task did"))
 }
 
 /// `claudepool fan-out`.
@@ -265,7 +327,7 @@ pub(super) async fn follow_fan_out(
         ..Total::default()
     };
     let answer = client.pool.fan_out(request).await;
-    let mut stream = answer.map_err(|s| client.failure(&s))?.into_inner();
+    let mut stream = client.answer(answer)?;
     let bar = bar(total.tasks, client.json);
     let mut group = String::new();
     let mut asked = false;
@@ -315,7 +377,7 @@ pub(super) async fn follow_fan_out(
 }
 
 /// Drawn only on a terminal.
-fn bar(length: usize, hidden: bool) -> ProgressBar {
+pub(super) fn bar(length: usize, hidden: bool) -> ProgressBar {
     if hidden {
         return ProgressBar::hidden();
     }

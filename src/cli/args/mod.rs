@@ -1,13 +1,20 @@
 //! The client commands' arguments, and what they say on the wire.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use super::failure::Failure;
 use crate::pb;
+
+pub(super) mod chain;
+pub(super) mod operate;
+pub(super) mod work;
+
+use chain::{ChainArgs, SkillArgs, WorkflowArgs};
+use operate::{BudgetArgs, DrainArgs, PauseArgs, ScaleArgs, SlotsArgs, StatusArgs};
+use work::{PromptArgs, WorkArgs, read_file};
 
 /// Commands that talk to a server.
 #[derive(Subcommand)]
@@ -22,14 +29,30 @@ pub(super) enum ClientCommand {
     Result(ResultArgs),
     /// Cancel a task or a group.
     Cancel(CancelArgs),
+    /// Run a finished task anew and print the new task's id.
+    Retry(RetryArgs),
     /// Run many prompts; one line for each as it ends.
     FanOut(FanOutArgs),
+    /// Run steps that feed each other, and show how they go on.
+    Chain(ChainArgs),
+    /// List, run and store workflows: chains that have a name.
+    Workflow(WorkflowArgs),
+    /// List, run and store skills: prompts that have a name.
+    Skill(SkillArgs),
     /// List tasks, newest first.
     Tasks(TasksArgs),
     /// Show the pool.
     Status(StatusArgs),
     /// List the slots.
-    Slots(RemoteArgs),
+    Slots(SlotsArgs),
+    /// Change the number of slots.
+    Scale(ScaleArgs),
+    /// Show or set what may be spent.
+    Budget(BudgetArgs),
+    /// Start no tasks for a while; what is submitted is refused.
+    Pause(PauseArgs),
+    /// Start tasks again.
+    Resume(RemoteArgs),
     /// Read and change what is added to every system prompt.
     Context(ContextArgs),
     /// Let the server finish its work and take no more.
@@ -45,10 +68,18 @@ impl ClientCommand {
             Self::Watch(args) => &args.remote,
             Self::Result(args) => &args.remote,
             Self::Cancel(args) => &args.remote,
+            Self::Retry(args) => &args.remote,
             Self::FanOut(args) => &args.remote,
+            Self::Chain(args) => &args.remote,
+            Self::Workflow(args) => &args.remote,
+            Self::Skill(args) => &args.remote,
             Self::Tasks(args) => &args.remote,
             Self::Status(args) => &args.remote,
             Self::Slots(args) => &args.remote,
+            Self::Scale(args) => &args.remote,
+            Self::Budget(args) => &args.remote,
+            Self::Pause(args) => &args.remote,
+            Self::Resume(args) => &args.remote,
             Self::Context(args) => &args.remote,
             Self::Drain(args) => &args.remote,
         }
@@ -56,9 +87,9 @@ impl ClientCommand {
 }
 
 /// Which server, and how it is shown.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub(super) struct Remote {
-    /// The server: http://HOST:PORT or unix:/path.
+    /// The server: http://HOST:PORT, https://HOST:PORT or unix:/path.
     #[arg(
         long,
         value_name = "ADDR",
@@ -67,6 +98,39 @@ pub(super) struct Remote {
         global = true
     )]
     pub(super) server: String,
+    /// File with the token that is sent along; never over a plain connection
+    /// that leaves this machine.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CLAUDEPOOL_TOKEN_FILE",
+        global = true
+    )]
+    pub(super) token_file: Option<PathBuf>,
+    /// PEM file with the authority to trust [default: the system's].
+    #[cfg(feature = "tls")]
+    #[arg(long, value_name = "FILE", env = "CLAUDEPOOL_CA_CERT", global = true)]
+    pub(super) ca_cert: Option<PathBuf>,
+    /// PEM file with the certificate to show to the server.
+    #[cfg(feature = "tls")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CLAUDEPOOL_CLIENT_CERT",
+        global = true,
+        requires = "client_key"
+    )]
+    pub(super) client_cert: Option<PathBuf>,
+    /// PEM file with that certificate's key.
+    #[cfg(feature = "tls")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "CLAUDEPOOL_CLIENT_KEY",
+        global = true,
+        requires = "client_cert"
+    )]
+    pub(super) client_key: Option<PathBuf>,
     /// Print JSON, one object per line.
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -76,124 +140,6 @@ pub(super) struct Remote {
 pub(super) struct RemoteArgs {
     #[command(flatten)]
     pub(super) remote: Remote,
-}
-
-/// How a task is to be done.
-#[derive(Args)]
-pub(super) struct WorkArgs {
-    /// Working directory, on the server's machine [default: the server's].
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// Model name or alias.
-    #[arg(long)]
-    model: Option<String>,
-    /// The most the task may cost, in US dollars.
-    #[arg(long, value_name = "X")]
-    budget_usd: Option<f64>,
-    /// Permission rule that allows a tool, for instance Read or 'Bash(git log:*)'.
-    #[arg(long, value_name = "TOOL")]
-    allow: Vec<String>,
-    /// Permission mode: dont_ask, plan, default, accept_edits, auto,
-    /// bypass_permissions.
-    #[arg(long, value_name = "MODE")]
-    permission_mode: Option<String>,
-    /// Label to find the task by.
-    #[arg(long)]
-    tag: Vec<String>,
-    /// UUID that makes the call safe to repeat.
-    #[arg(long, value_name = "UUID")]
-    pub(super) request_id: Option<String>,
-}
-
-impl WorkArgs {
-    /// The spec of one prompt.
-    pub(super) fn spec(&self, prompt: String) -> Result<pb::TaskSpec, Failure> {
-        let permission_mode = match &self.permission_mode {
-            None => pb::PermissionMode::Unspecified,
-            Some(mode) => {
-                let name = mode.to_uppercase().replace('-', "_");
-                pb::PermissionMode::from_str_name(&format!("PERMISSION_MODE_{name}"))
-                    .ok_or_else(|| Failure::usage(format!("--permission-mode {mode}: unknown")))?
-            }
-        };
-        let budget = match self.budget_usd {
-            // The server says what a negative one is.
-            Some(x) if x.is_finite() => Some((x * 1e6).round() as i64),
-            Some(_) => return Err(Failure::usage("--budget-usd must be a number")),
-            None => None,
-        };
-        let settings = pb::RunSettings {
-            model: self.model.clone(),
-            permission_mode: permission_mode.into(),
-            allowed_tools: self.allow.clone(),
-            budget_microdollars: budget,
-            ..pb::RunSettings::default()
-        };
-        let dir = match &self.dir {
-            Some(dir) => absolute(dir)?,
-            None => String::new(),
-        };
-        Ok(pb::TaskSpec {
-            input: Some(pb::task_spec::Input::Prompt(prompt)),
-            settings: Some(settings),
-            working_dir: dir,
-            tags: self.tag.clone(),
-            ..pb::TaskSpec::default()
-        })
-    }
-
-    /// The given request id, else a new one: a connection that breaks is then
-    /// taken up again, and nothing runs twice.
-    pub(super) fn request(&self) -> String {
-        self.request_id
-            .clone()
-            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string())
-    }
-}
-
-fn absolute(dir: &Path) -> Result<String, Failure> {
-    let path = std::path::absolute(dir).map_err(|e| Failure::usage(format!("--dir: {e}")))?;
-    path.into_os_string()
-        .into_string()
-        .map_err(|path| Failure::usage(format!("--dir {} is not UTF-8", path.display())))
-}
-
-/// Where a prompt comes from.
-#[derive(Args)]
-#[group(required = true, multiple = false)]
-pub(super) struct PromptArgs {
-    /// The prompt; - reads it from stdin.
-    prompt: Option<String>,
-    /// File that holds the prompt.
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-}
-
-impl PromptArgs {
-    /// The prompt's text.
-    pub(super) fn read(&self) -> Result<String, Failure> {
-        match (&self.prompt, &self.file) {
-            (Some(prompt), _) if prompt != "-" => Ok(prompt.clone()),
-            (_, Some(file)) => read_file(file),
-            _ => read_stdin(),
-        }
-    }
-}
-
-fn read_file(file: &Path) -> Result<String, Failure> {
-    if file == Path::new("-") {
-        return read_stdin();
-    }
-    std::fs::read_to_string(file)
-        .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))
-}
-
-fn read_stdin() -> Result<String, Failure> {
-    let mut text = String::new();
-    std::io::stdin()
-        .read_to_string(&mut text)
-        .map_err(|error| Failure::usage(format!("stdin: {error}")))?;
-    Ok(text)
 }
 
 #[derive(Args)]
@@ -254,6 +200,17 @@ pub(super) struct CancelArgs {
 }
 
 #[derive(Args)]
+pub(super) struct RetryArgs {
+    /// The finished task's id.
+    pub(super) task_id: String,
+    /// UUID that makes the call safe to repeat.
+    #[arg(long, value_name = "UUID", default_value_t = uuid::Uuid::new_v4().to_string(), hide_default_value = true)]
+    pub(super) request_id: String,
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+#[derive(Args)]
 pub(super) struct FanOutArgs {
     /// The prompts.
     #[arg(required_unless_present = "file")]
@@ -305,18 +262,6 @@ pub(super) struct TasksArgs {
 }
 
 #[derive(Args)]
-pub(super) struct StatusArgs {
-    /// Go on, a snapshot per change.
-    #[arg(long)]
-    pub(super) watch: bool,
-    /// Print the configuration in force instead.
-    #[arg(long, conflicts_with = "watch")]
-    pub(super) config: bool,
-    #[command(flatten)]
-    pub(super) remote: Remote,
-}
-
-#[derive(Args)]
 pub(super) struct ContextArgs {
     #[command(subcommand)]
     pub(super) action: Option<ContextAction>,
@@ -346,24 +291,6 @@ pub(super) enum ContextAction {
     },
     /// Print every key with its value.
     List,
-}
-
-/// A value, or what stdin holds if it is `-`.
-pub(super) fn value_or_stdin(value: String) -> Result<String, Failure> {
-    if value == "-" {
-        read_stdin()
-    } else {
-        Ok(value)
-    }
-}
-
-#[derive(Args)]
-pub(super) struct DrainArgs {
-    /// Longest wait for work under way [default: the server's].
-    #[arg(long, value_parser = duration)]
-    pub(super) deadline: Option<Duration>,
-    #[command(flatten)]
-    pub(super) remote: Remote,
 }
 
 /// `30s`, `5m`, `1h`, `250ms`.
