@@ -28,6 +28,8 @@ mod drain;
 mod isolation;
 #[path = "service/kills.rs"]
 mod kills;
+#[path = "service/limits.rs"]
+mod limits;
 #[path = "service/operator.rs"]
 mod operator;
 #[path = "service/promises.rs"]

@@ -93,3 +93,24 @@ fn values_out_of_range_are_named_by_key() {
         "{why}"
     );
 }
+
+#[test]
+fn what_is_kept_for_less_than_a_second_is_refused() {
+    let text = "[pool]\nlog_bytes_max = 4096\n[pool.retention]\nfailed = '1h'\n";
+    let config = Config::parse(text).unwrap();
+    config.check().unwrap();
+    let kept = &config.pool.retention;
+    assert_eq!(kept.failed, Duration::from_secs(3600));
+    assert_eq!(kept.succeeded, pool::Retention::default().succeeded);
+
+    let text = "[pool]\nlog_bytes_max = 4095\n[pool.retention]\nfailed = '0s'\n";
+    let why = Config::parse(text)
+        .unwrap()
+        .check()
+        .unwrap_err()
+        .to_string();
+
+    for key in ["pool.retention", "pool.log_bytes_max"] {
+        assert!(why.contains(key), "{key}: {why}");
+    }
+}

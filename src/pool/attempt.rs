@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, info_span, warn};
 
 use super::inner::Inner;
-use super::log::Log;
+use super::log::{Log, Size};
 use super::outcome::{self, Ended, Stop};
 use super::process::{Bench, Next};
 use super::requirement::requirement;
@@ -51,7 +51,8 @@ pub(super) async fn run(
         info_span!("attempt", task_id = %task.id, attempt = task.attempt, slot_id = %slot.id);
     async move {
         chain_steps::step_started(inner, &task).await;
-        let mut attempt = Attempt::new(inner, slot, &task, &spec);
+        let size = Size::of(inner, &task).await;
+        let mut attempt = Attempt::new(inner, slot, &task, &spec, size);
         let ended = attempt.drive(bench).await;
         let next = attempt.next();
         let Attempt {
@@ -146,10 +147,11 @@ async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: Pr
 
 /// Gives a claimed task back that never ran.
 pub(super) async fn hand_back(inner: &Inner, task: &Task) {
-    let log = Log::new(Fence {
+    let fence = Fence {
         task: task.id,
         attempt: task.attempt,
-    });
+    };
+    let log = Log::new(fence, Size::default());
     let ended = Ended::stopped(Stop::HandBack, None, Microdollars::ZERO);
     conclude(inner, task, log, ended, ProcessOrigin::Unspecified).await;
 }
@@ -192,17 +194,18 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(inner: &'a Inner, slot: &'a Slot, task: &'a Task, spec: &'a Spec) -> Self {
+    fn new(inner: &'a Inner, slot: &'a Slot, task: &'a Task, spec: &'a Spec, size: Size) -> Self {
         let started = Instant::now();
+        let fence = Fence {
+            task: task.id,
+            attempt: task.attempt,
+        };
         Self {
             inner,
             slot,
             task,
             spec,
-            log: Log::new(Fence {
-                task: task.id,
-                attempt: task.attempt,
-            }),
+            log: Log::new(fence, size),
             origin: ProcessOrigin::Unspecified,
             spent: false,
             session: None,

@@ -13,7 +13,8 @@ use super::inner::Inner;
 use super::shelf::Shelf;
 use super::workspace::Roots;
 use super::{
-    Options, Pool, admission, catalog, conversation, isolation, requirement, scheduler, upkeep,
+    Options, Pool, admission, catalog, conversation, isolation, requirement, retention, scheduler,
+    upkeep,
 };
 use crate::agent::Agent;
 use crate::clock::Clock;
@@ -142,8 +143,10 @@ impl Builder {
             context_change: Default::default(),
             wake: Notify::new(),
             due: Notify::new(),
+            sweep: Notify::new(),
             may_wait: AtomicBool::new(true),
             queued: AtomicI64::new(i64::try_from(queued).unwrap_or(i64::MAX)),
+            coming: AtomicI64::new(0),
             watchers: AtomicUsize::new(0),
             completed: AtomicU64::new(0),
             cost: AtomicI64::new(0),
@@ -230,6 +233,10 @@ fn start(inner: &Arc<Inner>) {
     inner
         .tracker
         .spawn(async move { conversation::expire(&shared).await });
+    let shared = Arc::clone(inner);
+    inner
+        .tracker
+        .spawn(async move { retention::run(&shared).await });
     if inner.options.spares > 0 && inner.probe.spares {
         let shared = Arc::clone(inner);
         inner

@@ -342,22 +342,6 @@ pub(super) async fn cancel_steps(inner: &Inner, chain: TaskId, now: bool) -> Res
     Ok(())
 }
 
-/// Deletes the steps of a chain that has ended.
-pub(super) async fn delete_steps(inner: &Inner, chain: TaskId) -> Result<(), Error> {
-    for record in steps(inner, chain, Parts::ROW).await? {
-        match inner
-            .store
-            .delete(record.task.id, record.task.version)
-            .await
-        {
-            // Deleted by another call meanwhile.
-            Ok(()) | Err(StoreError::Conflict) => inner.hub.deleted(record.task.id),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 /// Ends what chains that were being cancelled at a crash still had to run.
 pub(super) async fn recover(inner: &Inner, cancelling: &[TaskId]) -> Result<(), Error> {
     for chain in cancelling {

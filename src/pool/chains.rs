@@ -203,7 +203,7 @@ async fn make(
     wish: Wish<'_>,
     chains: Vec<(String, pb::ChainSpec)>,
 ) -> Result<Made, Error> {
-    submit::may_take(inner, i64::try_from(chains.len()).unwrap_or(i64::MAX))?;
+    let _coming = submit::may_take(inner, chains.len())?;
     let group = wish.group.then(GroupId::new);
     let mut changes = Vec::new();
     let mut tasks = Vec::new();

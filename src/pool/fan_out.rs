@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::attach::Attachment;
 use super::inner::Inner;
+use super::watcher::Watcher;
 use crate::error::{Error, Missing};
 use crate::id::{GroupId, TaskId};
 use crate::store::Parts;
@@ -25,6 +26,7 @@ pub struct FanOut {
     given: HashSet<u32>,
     ends: GroupSubscription,
     attachment: Option<Attachment>,
+    _watcher: Watcher,
 }
 
 impl FanOut {
@@ -34,6 +36,7 @@ impl FanOut {
         group: GroupId,
         tasks: Arc<[TaskId]>,
         attachment: Option<Attachment>,
+        watcher: Watcher,
     ) -> Result<Self, Error> {
         // Before the look at what has ended, so that nothing falls between.
         let ends = inner.hub.subscribe_group(group);
@@ -60,6 +63,7 @@ impl FanOut {
             given: HashSet::new(),
             ends,
             attachment,
+            _watcher: watcher,
         })
     }
 

@@ -59,10 +59,14 @@ pub(super) struct Inner {
     pub wake: Notify,
     /// Wakes upkeep: something may be due earlier than it thinks.
     pub due: Notify,
+    /// Wakes retention: deleted tasks have left something to be swept.
+    pub sweep: Notify,
     /// Whether ready tasks may be waiting, so that nobody goes before them.
     pub may_wait: AtomicBool,
     /// Tasks in the queue.
     pub queued: AtomicI64,
+    /// Tasks that were let into the queue and are not committed yet.
+    pub coming: AtomicI64,
     /// Streams being read.
     pub watchers: AtomicUsize,
     /// Tasks that ended since the start, and what they cost.
@@ -121,6 +125,14 @@ impl Inner {
         self.status.send_modify(|revision| *revision += 1);
     }
 
+    /// Tells readers that tasks were deleted.
+    pub fn deleted(&self, tasks: &[TaskId]) {
+        for task in tasks {
+            self.hub.deleted(*task);
+        }
+        self.status_changed();
+    }
+
     /// Commits changes, all or none, and tells readers.
     pub async fn commit(
         &self,
@@ -174,7 +186,7 @@ impl Inner {
         let is_queued = task.state == State::Queued && !task.is_chain();
         self.queued.fetch_add(
             i64::from(is_queued) - i64::from(was_queued),
-            Ordering::Relaxed,
+            Ordering::SeqCst,
         );
         if from != Some(task.state) {
             info!(task_id = %task.id, state = ?task.state, attempt = task.attempt, "task");

@@ -5,17 +5,23 @@
 //! append, on a slow one they gather. While nobody does they wait a moment for
 //! more, since each append is a commit; the end takes along what still waits.
 
+mod piece;
+
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
+use tracing::warn;
 
+use self::piece::{changes_state, pieces};
 use super::inner::Inner;
 use crate::money::Microdollars;
+use crate::pb;
 use crate::pb::event::Kind;
 use crate::store::{Committed, Fence, Note, StoreError};
+use crate::task::Task;
 
 /// Bytes that may wait for the append under way; above it the agent is not read.
 const PENDING_BYTES_MAX: usize = 1024 * 1024;
@@ -24,6 +30,12 @@ const GATHER: Duration = Duration::from_millis(100);
 const GATHER_BYTES_MAX: usize = 64 * 1024;
 /// Longest text of one event, in bytes.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a stored entry besides its kind, at most: sequence and time.
+const ENTRY_BYTES: u64 = 32;
+/// Bytes kept free beyond the limit of a log for what changes the state: a
+/// process that announces retries for ever must not fill the disk either.
+const RESERVE_BYTES: u64 = 256 * 1024;
 
 type Append = BoxFuture<'static, Result<Committed, StoreError>>;
 
@@ -36,12 +48,61 @@ pub(super) struct Log {
     under_way: Option<Append>,
     /// Since when the oldest entry waits.
     waits_since: Option<Instant>,
+    size: Size,
+}
+
+/// How long a task's log is and may be, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    written: u64,
+    limit: u64,
+    /// Whether the reader was told that the rest is missing.
+    truncated: bool,
+}
+
+impl Size {
+    /// Of a claimed task's log, before its attempt says anything.
+    pub async fn of(inner: &Inner, task: &Task) -> Self {
+        let written = match task.attempt {
+            // It holds its making and the claim.
+            0 | 1 => 0,
+            _ => inner
+                .store
+                .log_bytes(task.id)
+                .await
+                .unwrap_or_else(|error| {
+                    warn!(?error, "the length of a log cannot be read");
+                    0
+                }),
+        };
+        Self {
+            written,
+            limit: inner.options.log_bytes_max,
+            truncated: false,
+        }
+    }
+
+    /// Whether an entry still fits; it is counted if it does.
+    fn admits(&mut self, kind: &Kind) -> bool {
+        let limit = match changes_state(kind) {
+            true => self.limit.saturating_add(RESERVE_BYTES),
+            false if self.truncated => return false,
+            false => self.limit,
+        };
+        let length = self.written + kind.encoded_len() as u64 + ENTRY_BYTES;
+        let fits = length <= limit;
+        if fits {
+            self.written = length;
+        }
+        fits
+    }
 }
 
 impl Log {
-    pub fn new(fence: Fence) -> Self {
+    pub fn new(fence: Fence, size: Size) -> Self {
         Self {
             fence,
+            size,
             pending: Vec::new(),
             pending_bytes: 0,
             note: Note::default(),
@@ -55,8 +116,22 @@ impl Log {
         self.pending_bytes < PENDING_BYTES_MAX
     }
 
-    /// Says something.
+    /// Says something, in as many entries as it takes. What does not fit into
+    /// the log is dropped, and the first time the log tells so.
     pub fn push(&mut self, kind: Kind) {
+        for kind in pieces(kind, PIECE_BYTES_MAX) {
+            if self.size.admits(&kind) {
+                self.join(kind);
+            } else if !self.size.truncated {
+                self.size.truncated = true;
+                self.join(Kind::LogTruncated(pb::LogTruncated {
+                    limit_bytes: i64::try_from(self.size.limit).unwrap_or(i64::MAX),
+                }));
+            }
+        }
+    }
+
+    fn join(&mut self, kind: Kind) {
         self.pending_bytes += kind.encoded_len();
         self.waits_since.get_or_insert_with(Instant::now);
         match (self.pending.last_mut(), kind) {
@@ -88,7 +163,8 @@ impl Log {
 
     /// Begins the next append, if none is under way and there is something.
     pub fn flush(&mut self, inner: &Inner) {
-        let nothing = self.pending.is_empty() && self.note.session_id.is_none();
+        let noted = self.note.session_id.is_some() || self.note.cost.is_some();
+        let nothing = self.pending.is_empty() && !noted;
         if self.under_way.is_some() || nothing || self.gathers(inner) {
             return;
         }

@@ -26,6 +26,7 @@ mod outcome;
 mod page;
 mod process;
 mod requirement;
+mod retention;
 mod scheduler;
 mod second_chance;
 mod shelf;
@@ -33,10 +34,10 @@ mod slot;
 mod status;
 mod submit;
 mod upkeep;
+mod watcher;
 mod workspace;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub use attach::Attachment;
@@ -45,7 +46,7 @@ pub use chain_watch::ChainWatch;
 pub use drain::Drained;
 pub use fan_out::FanOut;
 pub use operate::{Scale, Scaled};
-pub use options::{DefaultSettings, Mode, Options, Policy};
+pub use options::{DefaultSettings, Mode, Options, Policy, Retention};
 pub use status::StatusWatch;
 
 use crate::agent::Agent;
@@ -58,6 +59,7 @@ use crate::stream;
 use crate::task::{Record, Task, TaskEvent};
 use inner::Inner;
 use submit::{Made, Wish};
+use watcher::Watcher;
 
 /// Tasks on a page that asks for no number, and the most on one.
 const PAGE: usize = 50;
@@ -124,19 +126,13 @@ pub struct Running {
 /// A reader of one task's log: history, then live.
 pub struct Tail {
     tail: stream::Tail,
-    inner: Arc<Inner>,
+    _watcher: Watcher,
 }
 
 impl Tail {
     /// The next entry; `None` after `finished`. Safe to drop and call again.
     pub async fn next(&mut self) -> Result<Option<LogEntry>, Error> {
         self.tail.next().await
-    }
-}
-
-impl Drop for Tail {
-    fn drop(&mut self) {
-        self.inner.watchers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -255,10 +251,11 @@ impl Pool {
         request: Option<RequestId>,
         detach: bool,
     ) -> Result<FanOut, Error> {
+        let watcher = Watcher::admit(&self.inner)?;
         let made = self.make(specs, request, !detach, true).await?;
         let group = made.group.ok_or(Error::RequestIdReused)?;
         let attachment = self.attach(&made, request, detach).await;
-        FanOut::new(&self.inner, group, made.tasks.into(), attachment).await
+        FanOut::new(&self.inner, group, made.tasks.into(), attachment, watcher).await
     }
 
     async fn make(
@@ -320,16 +317,30 @@ impl Pool {
 
     /// Reads a task's log after a sequence.
     pub async fn watch(&self, id: TaskId, after: u64) -> Result<Tail, Error> {
-        let watchers = self.inner.watchers.fetch_add(1, Ordering::Relaxed);
-        let tail = Tail {
-            tail: stream::Tail::new(Arc::clone(&self.inner.store), &self.inner.hub, id, after),
-            inner: Arc::clone(&self.inner),
-        };
-        if watchers >= self.inner.options.watchers_max {
-            return Err(Error::TooManyWatchers);
-        }
+        self.tail(id, after, Watcher::admit(&self.inner)?).await
+    }
+
+    /// Makes a task durable, stays attached to it and reads its log after a
+    /// sequence. With as many streams as there may be nothing is made.
+    pub async fn start_watched(
+        &self,
+        work: impl Into<Work>,
+        after: u64,
+    ) -> Result<(Running, Result<Tail, Error>), Error> {
+        let watcher = Watcher::admit(&self.inner)?;
+        let running = self.start(work).await?;
+        let tail = self.tail(running.task, after, watcher).await;
+        Ok((running, tail))
+    }
+
+    async fn tail(&self, id: TaskId, after: u64, watcher: Watcher) -> Result<Tail, Error> {
+        let inner = &self.inner;
+        let tail = stream::Tail::new(Arc::clone(&inner.store), &inner.hub, id, after);
         self.own(id, Parts::ROW).await?;
-        Ok(tail)
+        Ok(Tail {
+            tail,
+            _watcher: watcher,
+        })
     }
 
     /// A piece of the whole final text of a finished task, from `offset`;
@@ -354,8 +365,7 @@ impl Pool {
             .store
             .output(id, offset, OUTPUT_PIECE)
             .await?
-            .filter(|bytes| !bytes.is_empty())
-            .ok_or_else(outside)?;
+            .ok_or(Error::NotFound(Missing::DeletedTask))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => Ok(text.to_owned()),
             // The piece ends within a character; the next begins with it.
@@ -483,16 +493,13 @@ impl Pool {
             // What a step gave is looked at until its chain has ended.
             return Err(Error::TaskNotFinished(chain.task.state));
         }
-        if task.is_chain() {
-            chain_steps::delete_steps(&self.inner, id).await?;
-        }
         match self.inner.store.delete(id, task.version).await {
             // An ended task changes no more: it was deleted meanwhile.
             Err(StoreError::Conflict) => Err(Error::NotFound(Missing::Task)),
             Err(error) => Err(error.into()),
-            Ok(()) => {
-                self.inner.hub.deleted(id);
-                self.inner.status_changed();
+            Ok(gone) => {
+                self.inner.deleted(&gone);
+                self.inner.sweep.notify_one();
                 Ok(())
             }
         }
@@ -527,7 +534,8 @@ impl Pool {
 
     /// Watches the pool's status, at most one snapshot per `interval`.
     pub async fn watch_status(&self, interval: Duration) -> Result<StatusWatch, Error> {
-        Ok(StatusWatch::new(&self.inner, interval))
+        let watcher = Watcher::admit(&self.inner)?;
+        Ok(StatusWatch::new(&self.inner, interval, watcher))
     }
 
     /// The slots, by number.

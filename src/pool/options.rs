@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Timestamp;
 use crate::money::Microdollars;
 use crate::pb;
+use crate::task::State;
 
 /// What a pool is built with. Every field has a default; in a file, durations
 /// read `30s` and sizes are bytes.
@@ -88,8 +90,12 @@ pub struct Options {
     pub session_retention: Duration,
     /// Most tasks in the queue. Default 100,000.
     pub queue_max: u64,
-    /// Most streams at a time. Default 10,000.
+    /// Most streams at a time, of whatever kind. Default 10,000.
     pub watchers_max: usize,
+    /// Longest log of a task, in bytes. What an attempt says beyond is not kept,
+    /// and the log tells so; the result is, and what changes the task's state.
+    /// Range: 4 KiB or more. Default 64 MiB: hours of a talkative agent.
+    pub log_bytes_max: u64,
     /// Folders with skills and workflows, read at the start; of two of one name
     /// the one in the earlier folder holds. Default: none.
     pub catalog_dirs: Vec<PathBuf>,
@@ -97,6 +103,54 @@ pub struct Options {
     pub settings: DefaultSettings,
     /// The ceiling for every request.
     pub policy: Policy,
+    /// How long ended work is kept.
+    pub retention: Retention,
+}
+
+/// How long ended tasks and chains are kept, with all that belongs to them, by
+/// how they ended. A chain's steps are kept with it, a member of a fan-out at
+/// least until all have ended. What was spent stays spent, and the refs of
+/// isolated work stay where they are. Each: 1 s or more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Default 7 days.
+    #[serde(with = "humantime_serde")]
+    pub succeeded: Duration,
+    /// Default 30 days: somebody may want to know why.
+    #[serde(with = "humantime_serde")]
+    pub failed: Duration,
+    /// Default 7 days.
+    #[serde(with = "humantime_serde")]
+    pub cancelled: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self {
+            succeeded: 7 * DAY,
+            failed: 30 * DAY,
+            cancelled: 7 * DAY,
+        }
+    }
+}
+
+impl Retention {
+    /// What is old now: each state with the moment before which its tasks must
+    /// have ended.
+    pub(super) fn ended_before(&self, now: Timestamp) -> [(State, Timestamp); 3] {
+        [
+            (State::Succeeded, now.before(self.succeeded)),
+            (State::Failed, now.before(self.failed)),
+            (State::Cancelled, now.before(self.cancelled)),
+        ]
+    }
+
+    /// The shortest of all.
+    pub(super) fn shortest(&self) -> Duration {
+        self.succeeded.min(self.failed).min(self.cancelled)
+    }
 }
 
 /// Settings under every task's own. Unset: the agent's default.
@@ -202,9 +256,11 @@ impl Default for Options {
             session_retention: Duration::from_secs(24 * 3600),
             queue_max: 100_000,
             watchers_max: 10_000,
+            log_bytes_max: 64 * 1024 * 1024,
             catalog_dirs: Vec::new(),
             settings: DefaultSettings::default(),
             policy: Policy::default(),
+            retention: Retention::default(),
         }
     }
 }
@@ -275,6 +331,14 @@ impl Options {
         check(
             self.session_retention >= Duration::from_secs(1),
             "session_retention must be 1s or more",
+        );
+        check(
+            self.retention.shortest() >= Duration::from_secs(1),
+            "retention.succeeded, .failed and .cancelled must be 1s or more",
+        );
+        check(
+            self.log_bytes_max >= 4096,
+            "log_bytes_max must be 4096 or more",
         );
         check(
             (1..=15 * 1024 * 1024).contains(&self.policy.prompt_bytes_max),

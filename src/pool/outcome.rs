@@ -18,8 +18,10 @@ use crate::task::{Task, TaskEvent};
 pub const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
 /// Longest structured output and message of a failure in a result.
 const DETAIL_BYTES_MAX: usize = 4 * 1024;
-/// Most denials in a result.
+/// Most denials and models in a result.
 const DENIALS_MAX: usize = 100;
+/// Longest name in a result.
+const NAME_BYTES_MAX: usize = 1024;
 
 /// Why we ended an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,12 +228,19 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
 }
 
 /// An answer without the object that was asked for is a failure, though the
-/// agent calls it success.
+/// agent calls it success; so is an object that no result can hold.
 pub fn hold_to_schema(end: &mut TurnEnd, settings: &pb::RunSettings) {
+    let given = end.structured_output.take();
+    let too_large = given.as_ref().is_some_and(|o| o.len() > OUTPUT_BYTES_MAX);
+    end.structured_output = given.filter(|_| !too_large);
     if settings.json_schema.is_some() && end.error.is_none() && end.structured_output.is_none() {
+        let message = match too_large {
+            true => "the answer's object is larger than 1 MiB",
+            false => "the answer does not satisfy json_schema",
+        };
         end.error = Some(TurnError {
             subtype: "error_max_structured_output_retries".to_owned(),
-            message: "the answer does not satisfy json_schema".to_owned(),
+            message: message.to_owned(),
             ..TurnError::default()
         });
     }
@@ -270,18 +279,19 @@ fn turn_result(end: TurnEnd, duration: Duration) -> (pb::TaskResult, Option<Arc<
         output_bytes,
         output_truncated: truncated,
         structured_output_json: end.structured_output.unwrap_or_default(),
-        usage: end.usage,
+        usage: end.usage.into_iter().take(DENIALS_MAX).collect(),
         turns_used: end.turns,
         duration: prost_types::Duration::try_from(duration).ok(),
         session_id: end.session_id,
-        model: end.model,
+        model: cut(end.model, NAME_BYTES_MAX).0,
         permission_denials: end
             .permission_denials
             .into_iter()
             .take(DENIALS_MAX)
             .map(|denial| pb::PermissionDenial {
                 tool_input_json: cut(denial.tool_input_json, DETAIL_BYTES_MAX).0,
-                ..denial
+                tool_name: cut(denial.tool_name, NAME_BYTES_MAX).0,
+                tool_use_id: cut(denial.tool_use_id, NAME_BYTES_MAX).0,
             })
             .collect(),
         ..pb::TaskResult::default()

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::inner::Inner;
+use super::watcher::Watcher;
 use crate::error::Error;
 use crate::pb::{self, SlotState, StateCount};
 
@@ -72,16 +73,18 @@ pub struct StatusWatch {
     next: Instant,
     /// A change was seen that was not told yet.
     changed: bool,
+    _watcher: Watcher,
 }
 
 impl StatusWatch {
-    pub(super) fn new(inner: &Arc<Inner>, interval: Duration) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>, interval: Duration, watcher: Watcher) -> Self {
         Self {
             inner: Arc::clone(inner),
             changes: inner.status.subscribe(),
             interval,
             next: Instant::now(),
             changed: true,
+            _watcher: watcher,
         }
     }
 

@@ -57,8 +57,8 @@ pub(super) async fn make(
     if let Some(made) = earlier(inner, caller, wish.request, known).await? {
         return Ok(made);
     }
-    let count = i64::try_from(specs.len()).unwrap_or(i64::MAX);
-    let new = admit(inner, caller, specs, &wish, count).await?;
+    let _coming = may_take(inner, specs.len())?;
+    let new = admit(inner, caller, specs, &wish).await?;
     let now = inner.now();
     let group = wish.group.then(GroupId::new);
     let mut changes = Vec::with_capacity(new.len());
@@ -90,9 +90,7 @@ async fn admit(
     caller: &CallerId,
     specs: Vec<pb::TaskSpec>,
     wish: &Wish,
-    count: i64,
 ) -> Result<Vec<(pb::TaskSpec, Admitted)>, Error> {
-    may_take(inner, count)?;
     if !(1..=FAN_OUT_MAX).contains(&specs.len()) {
         return Err(Error::invalid(
             "tasks",
@@ -128,20 +126,36 @@ async fn admit(
     Ok(new)
 }
 
-/// Whether so much more work is taken now.
-pub(super) fn may_take(inner: &Inner, count: i64) -> Result<(), Error> {
+/// Places in the queue for work that is not committed yet, so that calls at the
+/// same time do not take the same ones.
+pub(super) struct Coming<'a> {
+    inner: &'a Inner,
+    count: i64,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.inner.coming.fetch_sub(self.count, Ordering::SeqCst);
+    }
+}
+
+/// Whether so much more work is taken now; to be kept until it is committed.
+pub(super) fn may_take(inner: &Inner, count: usize) -> Result<Coming<'_>, Error> {
     if inner.draining.is_cancelled() {
         return Err(Error::Draining);
     }
     if inner.pause_reason().is_some() {
         return Err(Error::Paused);
     }
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let others = inner.coming.fetch_add(count, Ordering::SeqCst);
+    let coming = Coming { inner, count };
     let queue_max = i64::try_from(inner.options.queue_max).unwrap_or(i64::MAX);
-    let queued = inner.queued.load(Ordering::Relaxed).max(0);
-    if queued.saturating_add(count) > queue_max {
+    let queued = inner.queued.load(Ordering::SeqCst).max(0);
+    if queued.saturating_add(others).saturating_add(count) > queue_max {
         return Err(Error::QueueFull);
     }
-    Ok(())
+    Ok(coming)
 }
 
 /// Whether the pool's budget could cover a task that may cost so much.

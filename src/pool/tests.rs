@@ -1082,4 +1082,6 @@ async fn long_output_is_kept_whole_and_read_in_pieces() {
 }
 
 mod chains;
+mod limits;
 mod log;
+mod retention;

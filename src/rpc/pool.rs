@@ -49,8 +49,7 @@ impl PoolService for Service {
     ) -> Answer<Self::RunStreamStream> {
         let pool = self.handle.pool_for(&request)?;
         let (work, after, interval) = convert::run_stream(request.into_inner())?;
-        let running = pool.start(work).await?;
-        let tail = pool.watch(running.task, after).await;
+        let (running, tail) = pool.start_watched(work, after).await?;
         let source = Run::new(running, tail);
         Ok(streams::stream(source, interval, &self.handle))
     }

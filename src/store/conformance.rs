@@ -16,6 +16,7 @@ mod list;
 mod log;
 mod money;
 mod request;
+mod retain;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,6 +51,13 @@ macro_rules! for_each_store_case {
             request: a_deleted_member_makes_a_tombstone_of_its_fan_out
             request: only_an_ended_task_at_its_version_is_deleted
             request: a_deleted_task_is_gone_from_everywhere
+            request: requests_that_have_expired_are_forgotten_a_few_at_a_time
+            retain: what_is_outdated_comes_by_state_and_the_earliest_end_first
+            retain: a_member_is_kept_until_its_fan_out_has_ended
+            retain: a_chain_goes_with_its_steps
+            retain: a_chain_whose_step_has_not_ended_is_not_deleted
+            retain: a_sweep_changes_nothing_that_is_seen
+            retain: the_bytes_of_a_log_are_told
             log: sequences_are_dense_from_one_across_commits_and_appends
             log: a_log_is_read_back_as_the_same_bytes
             log: entries_are_dated_by_the_batch

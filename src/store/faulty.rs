@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Record, SavedSession};
+use crate::task::{Record, SavedSession, State, Task};
 
 /// Passes every call on, or fails it with `Unavailable` before it has done
 /// anything.
@@ -140,8 +140,28 @@ impl Store for Faulty {
         self.up()?.output(id, offset, len).await
     }
 
-    async fn delete(&self, id: TaskId, version: u64) -> Result<(), StoreError> {
+    async fn log_bytes(&self, id: TaskId) -> Result<u64, StoreError> {
+        self.up()?.log_bytes(id).await
+    }
+
+    async fn delete(&self, id: TaskId, version: u64) -> Result<Vec<TaskId>, StoreError> {
         self.up()?.delete(id, version).await
+    }
+
+    async fn outdated(
+        &self,
+        ended: &[(State, Timestamp)],
+        limit: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.up()?.outdated(ended, limit).await
+    }
+
+    async fn expire_requests(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.up()?.expire_requests(now, limit).await
+    }
+
+    async fn sweep(&self) -> Result<bool, StoreError> {
+        self.up()?.sweep().await
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {

@@ -1,6 +1,7 @@
 //! Everything in memory: for tests, and for pools whose work may be forgotten.
 
 mod inner;
+mod retain;
 
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Record, SavedSession};
+use crate::task::{Record, SavedSession, State, Task};
 use inner::{Inner, LAST};
 
 /// A store that is gone when the process is.
@@ -190,14 +191,42 @@ impl Store for Memory {
         }))
     }
 
-    async fn delete(&self, id: TaskId, version: u64) -> Result<(), StoreError> {
+    async fn log_bytes(&self, id: TaskId) -> Result<u64, StoreError> {
+        let inner = self.lock()?;
+        let log = inner.tasks.get(&id).map_or(&[][..], |kept| &kept.log[..]);
+        Ok(log.iter().map(|entry| entry.len() as u64).sum())
+    }
+
+    async fn delete(&self, id: TaskId, version: u64) -> Result<Vec<TaskId>, StoreError> {
+        self.lock()?.delete(id, version)
+    }
+
+    async fn outdated(
+        &self,
+        ended: &[(State, Timestamp)],
+        limit: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        Ok(self.lock()?.outdated(ended, limit))
+    }
+
+    async fn expire_requests(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
         let mut inner = self.lock()?;
-        let kept = inner.tasks.get(&id).ok_or(StoreError::Conflict)?;
-        if kept.task.version != version || !kept.task.state.is_end() {
-            return Err(StoreError::Conflict);
+        let gone: Vec<_> = inner
+            .requests
+            .iter()
+            .filter(|(_, request)| !request.is_remembered(now))
+            .map(|(key, _)| key.clone())
+            .take(limit)
+            .collect();
+        for key in &gone {
+            inner.requests.remove(key);
         }
-        inner.remove(id);
-        Ok(())
+        Ok(gone.len())
+    }
+
+    async fn sweep(&self) -> Result<bool, StoreError> {
+        // What is deleted takes no room.
+        self.lock().map(|_| false)
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {

@@ -13,6 +13,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 pub mod memory;
+mod query;
 #[cfg(feature = "sqlite")]
 mod row;
 #[cfg(feature = "sqlite")]
@@ -34,6 +35,7 @@ use crate::pb::event::Kind;
 use crate::task::{Change, Record, SavedSession, Spec, State, Task};
 
 pub use catalog::{CatalogEntry, CatalogKind};
+pub use query::{Filter, Query};
 
 /// What is committed in one transaction: all of it or nothing.
 #[derive(Clone, Debug, Default)]
@@ -165,60 +167,6 @@ impl Parts {
         spec: true,
         result: true,
     };
-}
-
-/// Which tasks are listed. Empty fields do not restrict.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Filter {
-    /// Of this caller; `None`: of any.
-    pub caller: Option<CallerId>,
-    /// In any of these states.
-    pub states: Vec<State>,
-    /// Last run on this slot.
-    pub slot: Option<SlotId>,
-    /// With any of these tags.
-    pub any_tags: Vec<String>,
-    /// Created at or after.
-    pub created_from: Option<Timestamp>,
-    /// Created before.
-    pub created_before: Option<Timestamp>,
-    /// Of this fan-out.
-    pub group: Option<GroupId>,
-    /// Steps of this chain.
-    pub parent: Option<TaskId>,
-    /// Whether steps of chains are listed too; implied by `parent`.
-    pub include_steps: bool,
-}
-
-impl Filter {
-    /// Whether a task is listed.
-    pub fn admits(&self, task: &Task) -> bool {
-        fn is<T: PartialEq>(wanted: &Option<T>, found: Option<&T>) -> bool {
-            wanted.as_ref().is_none_or(|wanted| found == Some(wanted))
-        }
-        is(&self.caller, Some(&task.caller))
-            && is(&self.slot, task.slot.as_ref())
-            && is(&self.group, task.group.as_ref())
-            && is(&self.parent, task.parent.as_ref())
-            && (self.states.is_empty() || self.states.contains(&task.state))
-            && (self.any_tags.is_empty() || self.any_tags.iter().any(|t| task.tags.contains(t)))
-            && self.created_from.is_none_or(|t| task.create_time >= t)
-            && self.created_before.is_none_or(|t| task.create_time < t)
-            && (self.include_steps || self.parent.is_some() || task.parent.is_none())
-    }
-}
-
-/// One page of a list, newest first: by id, downwards.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Query {
-    /// Which tasks.
-    pub filter: Filter,
-    /// Only tasks older than this one.
-    pub before: Option<TaskId>,
-    /// At most this many.
-    pub limit: usize,
-    /// What to read of each.
-    pub parts: Parts,
 }
 
 /// Tasks whose time has come.
@@ -362,6 +310,9 @@ pub trait Store: Send + Sync + 'static {
         bytes_max: usize,
     ) -> Result<Vec<LogEntry>, StoreError>;
 
+    /// Bytes of a task's log.
+    async fn log_bytes(&self, id: TaskId) -> Result<u64, StoreError>;
+
     /// A piece of a task's whole final text, if it was kept apart from the
     /// result: at most `len` bytes from `offset`.
     async fn output(
@@ -371,11 +322,31 @@ pub trait Store: Send + Sync + 'static {
         len: usize,
     ) -> Result<Option<Bytes>, StoreError>;
 
-    /// Deletes an ended task with its log and output, if it is still at
-    /// `version`, else `Conflict`; its request becomes a tombstone, its ledger
-    /// entries stay. One task of a fan-out makes a tombstone of the request of
-    /// all: its repeat could not give every outcome any more.
-    async fn delete(&self, id: TaskId, version: u64) -> Result<(), StoreError>;
+    /// Deletes an ended task with its log and output, and a chain with its
+    /// steps, if it is still at `version` and its steps have ended, else
+    /// `Conflict`; its request becomes a tombstone, what the ledger says of it
+    /// stays spent. One task of a fan-out makes a tombstone of the request of
+    /// all: its repeat could not give every outcome any more. Gives the ids of
+    /// all that is gone: from now on nobody sees them, and [`Store::sweep`]
+    /// gives back the room they take.
+    async fn delete(&self, id: TaskId, version: u64) -> Result<Vec<TaskId>, StoreError>;
+
+    /// Ended tasks in each state that ended before the moment given for it,
+    /// the earliest end first, at most `limit` in all. Without the steps of
+    /// chains, which go with their chain, and the members of a fan-out of which
+    /// one has not ended.
+    async fn outdated(
+        &self,
+        ended: &[(State, Timestamp)],
+        limit: usize,
+    ) -> Result<Vec<Task>, StoreError>;
+
+    /// Forgets requests that have expired, at most `limit`; how many.
+    async fn expire_requests(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError>;
+
+    /// Gives back a little of the room that deleted tasks took, in a short
+    /// transaction; whether there is more to give back.
+    async fn sweep(&self) -> Result<bool, StoreError>;
 
     /// Tasks whose time has come.
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError>;

@@ -7,6 +7,7 @@ mod catalog;
 mod fault;
 mod open;
 mod read;
+mod retain;
 mod session;
 mod write;
 mod writer;
@@ -30,7 +31,7 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Record, SavedSession};
+use crate::task::{Record, SavedSession, State, Task};
 use fault::closed;
 use write::Books;
 use writer::Writer;
@@ -260,8 +261,32 @@ impl Store for Sqlite {
             .await
     }
 
-    async fn delete(&self, id: TaskId, version: u64) -> Result<(), StoreError> {
+    async fn log_bytes(&self, id: TaskId) -> Result<u64, StoreError> {
+        self.read(move |conn| read::log_bytes(conn, id)).await
+    }
+
+    async fn delete(&self, id: TaskId, version: u64) -> Result<Vec<TaskId>, StoreError> {
         self.writer()?.call(move |tx| tx.delete(id, version)).await
+    }
+
+    async fn outdated(
+        &self,
+        ended: &[(State, Timestamp)],
+        limit: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        let ended = ended.to_vec();
+        self.read(move |conn| retain::outdated(conn, &ended, limit))
+            .await
+    }
+
+    async fn expire_requests(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        self.writer()?
+            .call(move |tx| tx.expire_requests(now, limit))
+            .await
+    }
+
+    async fn sweep(&self) -> Result<bool, StoreError> {
+        self.writer()?.call(|tx| tx.sweep()).await
     }
 
     async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
@@ -354,3 +379,6 @@ impl Store for Sqlite {
         }
     }
 }
+
+#[cfg(test)]
+mod plan_tests;

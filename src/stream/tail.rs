@@ -84,7 +84,7 @@ impl Tail {
                         self.caught_up = self.ended;
                     }
                     Some(_) => {}
-                    None => return Err(Error::NotFound(Missing::Task)),
+                    None => return Err(Error::NotFound(Missing::DeletedTask)),
                 }
             } else {
                 return Err(Error::NotFound(Missing::DeletedTask));

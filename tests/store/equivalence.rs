@@ -13,7 +13,7 @@ use claudepool::store::memory::Memory;
 use claudepool::store::sqlite::Sqlite;
 use claudepool::store::{Batch, Fence, Note, Request, SessionRef, Store};
 use claudepool::task::apply::Requeue;
-use claudepool::task::{Change, Task, TaskEvent, apply};
+use claudepool::task::{Change, State, Task, TaskEvent, apply};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -59,6 +59,11 @@ enum Step {
         pick: usize,
         late: bool,
     },
+    Purge {
+        age: i64,
+        limit: usize,
+    },
+    Sweep,
     Budget {
         limit: Option<i64>,
     },
@@ -86,6 +91,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => pick.prop_map(|pick| Step::Stale { pick }),
         1 => pick.prop_map(|pick| Step::HalfBad { pick }),
         2 => (pick, any::<bool>()).prop_map(|(pick, late)| Step::Delete { pick, late }),
+        1 => (0..20_i64, 0..5_usize).prop_map(|(age, limit)| Step::Purge { age, limit }),
+        1 => Just(Step::Sweep),
         1 => proptest::option::of(0..500_i64).prop_map(|limit| Step::Budget { limit }),
         1 => (0..3_u8, any::<bool>()).prop_map(|(key, set)| Step::Context { key, set }),
     ]
@@ -256,6 +263,27 @@ impl World {
                     let _ = self
                         .both(async |store| store.delete(task.id, version).await)
                         .await;
+                }
+            }
+            Step::Purge { age, limit } => {
+                let before = Timestamp(now.0 - age * 1_000_000);
+                let ended = [State::Cancelled, State::Succeeded].map(|state| (state, before));
+                let old = self
+                    .both(async |store| store.outdated(&ended, limit).await)
+                    .await;
+                for task in old.expect("read") {
+                    let _ = self
+                        .both(async |store| store.delete(task.id, task.version).await)
+                        .await;
+                }
+                // Of several that expire which ones go is the store's choice.
+                let _ = self
+                    .both(async |store| store.expire_requests(before, usize::MAX).await)
+                    .await;
+            }
+            Step::Sweep => {
+                for store in &self.stores {
+                    store.sweep().await.expect("swept");
                 }
             }
             Step::Budget { limit } => {

@@ -16,6 +16,9 @@ use claudepool::store::{Note, Parts, Store, StoreError};
 use claudepool::task::Task;
 use tempfile::TempDir;
 
+#[path = "room.rs"]
+mod room;
+
 /// A store in a directory that is gone with the test.
 async fn in_a_new_directory() -> (Arc<dyn Store>, TempDir) {
     let directory = TempDir::new().expect("a directory");

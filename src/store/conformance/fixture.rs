@@ -176,6 +176,11 @@ pub async fn ended(store: &dyn Store, task: Task) -> Task {
     row(store, task.id).await
 }
 
+/// Gives back all room that deleted tasks took.
+pub async fn sweep(store: &dyn Store) {
+    while store.sweep().await.expect("swept") {}
+}
+
 /// The fence of a task's attempt.
 pub fn fence(task: &Task) -> Fence {
     Fence {

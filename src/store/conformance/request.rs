@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::fixture::{at, commit_event, everything, made, queued, row, running, submit, success};
+use super::fixture::{
+    at, commit_event, everything, made, queued, row, running, submit, success, sweep,
+};
 use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::store::{Batch, Parts, Request, Store, StoreError};
@@ -256,7 +258,8 @@ pub(super) async fn a_deleted_task_is_gone_from_everywhere(store: Arc<dyn Store>
     assert_eq!(store.group(group, Parts::ROW).await.expect("read"), []);
     let totals = store.totals().await.expect("read");
     assert_eq!(totals.tasks.values().sum::<u64>(), 0);
-    // The id is free again: nothing of the old task would show.
+    // The id is free again when it was swept: nothing of the old task shows.
+    sweep(&*store).await;
     let anew = submit(
         &*store,
         Task {
@@ -266,4 +269,28 @@ pub(super) async fn a_deleted_task_is_gone_from_everywhere(store: Arc<dyn Store>
     )
     .await;
     assert_eq!(anew.last_sequence, 1);
+}
+
+pub(super) async fn requests_that_have_expired_are_forgotten_a_few_at_a_time(
+    store: Arc<dyn Store>,
+) {
+    let tasks: Vec<Task> = (0..4).map(|_| requested()).collect();
+    for (task, expires) in tasks.iter().zip([100, 100, 100, 200]) {
+        let request = Request {
+            expire_time: at(expires),
+            ..request(task)
+        };
+        submit_with(&*store, request, std::slice::from_ref(task), at(0)).await;
+    }
+
+    let mut forgotten = Vec::new();
+    for (now, limit) in [(100, 9), (101, 2), (101, 2), (101, 2), (200, 9), (201, 9)] {
+        let some = store.expire_requests(at(now), limit).await;
+        forgotten.push(some.expect("forgotten"));
+    }
+
+    assert_eq!(forgotten, [0, 2, 1, 0, 0, 1]);
+    let known = tasks[3].request.expect("it has one");
+    let found = store.request(&tasks[3].caller, known, at(0)).await;
+    assert_eq!(found.expect("read"), None);
 }

@@ -33,7 +33,7 @@ pub(super) struct Kept {
 /// The ready queue's order.
 type Ready = (u8, Timestamp, TaskId);
 
-const FIRST: TaskId = TaskId::MIN;
+pub(super) const FIRST: TaskId = TaskId::MIN;
 pub(super) const LAST: TaskId = TaskId::MAX;
 const END_OF_TIME: Timestamp = Timestamp(i64::MAX);
 
@@ -44,13 +44,15 @@ pub(super) struct Inner {
     ready: BTreeSet<Ready>,
     pub due: BTreeSet<(Timestamp, TaskId)>,
     /// Tasks that have not ended: few, and often asked for.
-    live: BTreeSet<TaskId>,
-    callers: BTreeMap<CallerId, BTreeSet<TaskId>>,
+    pub live: BTreeSet<TaskId>,
+    /// Tasks that have ended, steps of chains apart, by state and end.
+    pub ended: BTreeSet<(State, Timestamp, TaskId)>,
+    pub callers: BTreeMap<CallerId, BTreeSet<TaskId>>,
     /// Tasks that have not ended, by the conversation they go on with.
     conversations: BTreeMap<(CallerId, ConversationId), BTreeSet<TaskId>>,
     pub sessions: BTreeMap<String, SavedSession>,
     pub groups: BTreeMap<GroupId, BTreeSet<(u32, TaskId)>>,
-    steps: BTreeMap<TaskId, BTreeSet<TaskId>>,
+    pub steps: BTreeMap<TaskId, BTreeSet<TaskId>>,
     pub requests: BTreeMap<(CallerId, RequestId), Request>,
     pub counts: BTreeMap<State, u64>,
     /// Sums of a ledger whose entries nobody could read here.
@@ -104,17 +106,23 @@ impl Inner {
             }
         }
         if task.parent.is_none() {
+            if let Some(end) = task.end_time {
+                self.ended.insert((task.state, end, id));
+            }
             *self.counts.entry(task.state).or_default() += 1;
         }
     }
 
-    fn unindex(&mut self, id: TaskId) {
+    pub fn unindex(&mut self, id: TaskId) {
         let Some(Kept { task, .. }) = self.tasks.get(&id) else {
             return;
         };
         self.ready.remove(&(task.rank, task.ready_time, id));
         if let Some(due) = task.due_time() {
             self.due.remove(&(due, id));
+        }
+        if let Some(end) = task.end_time {
+            self.ended.remove(&(task.state, end, id));
         }
         self.live.remove(&id);
         if let Some(conversation) = &task.conversation {
@@ -320,29 +328,13 @@ impl Inner {
             Box::new(self.tasks.range(older).rev().map(|(id, _)| *id))
         }
     }
-
-    pub fn remove(&mut self, id: TaskId) {
-        self.unindex(id);
-        let Some(Kept { task, .. }) = self.tasks.remove(&id) else {
-            return;
-        };
-        remove_from(&mut self.callers, &task.caller, &id);
-        if let Some(group) = task.group {
-            remove_from(&mut self.groups, &group, &(task.place, id));
-        }
-        if let Some(parent) = task.parent {
-            remove_from(&mut self.steps, &parent, &id);
-        }
-        if let Some(request) = task.request
-            && let Some(request) = self.requests.get_mut(&(task.caller, request))
-            && (request.task == id || (request.group.is_some() && request.group == task.group))
-        {
-            request.deleted = true;
-        }
-    }
 }
 
-fn remove_from<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+pub(super) fn remove_from<K: Ord, V: Ord>(
+    index: &mut BTreeMap<K, BTreeSet<V>>,
+    key: &K,
+    value: &V,
+) {
     if let Some(values) = index.get_mut(key) {
         values.remove(value);
         if values.is_empty() {

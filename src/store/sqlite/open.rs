@@ -13,14 +13,17 @@ use crate::clock::Clock;
 use crate::store::OpenError;
 
 /// One script per schema version, from 1. Only ever appended to.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../migrations/0001_initial.sql"),
+    include_str!("../migrations/0002_retention.sql"),
+];
 
 /// Marks our databases: "clpo".
 const APPLICATION_ID: i32 = 0x636c_706f;
 
 /// Longest wait for a lock inside SQLite. Only a foreign program, a backup for
 /// instance, can make us wait at all.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Largest database that is read through at the start: some tens of
 /// milliseconds. A larger one is checked where it is read.
@@ -165,9 +168,10 @@ pub(super) struct Role {
 const WRITER: Role = Role {
     flags: OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX),
     // temp_store: what a savepoint can undo is kept in memory, not in a file.
-    // journal_size_limit: one large batch does not leave a large log for ever.
+    // journal_size_limit: one large batch does not leave a large log for ever;
+    // as `writer::LOG_BYTES_MAX`.
     pragmas: "PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;
-              PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 67108864;",
+              PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 16777216;",
 };
 
 /// Those that read.
@@ -215,6 +219,9 @@ fn identify(conn: &Connection, path: &Path) -> Result<usize, OpenError> {
 
 /// Has commits written to a log beside the database, where reading goes on.
 fn keep_log(conn: &Connection, path: &Path) -> Result<(), OpenError> {
+    // Of a new file only: that its holes can be given back a few at a time.
+    conn.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")
+        .map_err(|error| damaged(path, &error))?;
     let mode: String = conn
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
         .map_err(|error| damaged(path, &error))?;

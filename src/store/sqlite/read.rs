@@ -181,6 +181,7 @@ pub(super) fn list(conn: &Connection, query: &Query) -> Result<Vec<Record>, Stor
     } else if !filter.include_steps {
         rest.push_str(" AND t.parent_id IS NULL");
     }
+    let timed = filter.created_from.is_some() || filter.created_before.is_some();
     let few = filter.group.is_some() || filter.parent.is_some();
     let tag_arms = !few && (1..=TAG_ARMS_MAX).contains(&filter.any_tags.len());
     if tag_arms {
@@ -223,7 +224,11 @@ pub(super) fn list(conn: &Connection, query: &Query) -> Result<Vec<Record>, Stor
                 )
             })
             .collect()
-    } else if filter.caller.is_some() || !filter.states.is_empty() {
+    } else if filter.slot.is_some() {
+        vec![format!(
+            "tasks t INDEXED BY tasks_slot WHERE {rest} AND {among}"
+        )]
+    } else if filter.caller.is_some() || !filter.states.is_empty() || timed {
         let index = match filter.caller {
             Some(_) => "tasks_caller",
             None => "tasks_state",
@@ -285,7 +290,8 @@ pub(super) fn log(
     bytes_max: usize,
 ) -> Result<Vec<LogEntry>, StoreError> {
     let mut statement = conn.prepare_cached(
-        "SELECT sequence, bytes FROM events WHERE task = ? AND sequence > ? ORDER BY sequence",
+        "SELECT sequence, bytes FROM events WHERE task = ?1 AND sequence > ?2
+         AND EXISTS (SELECT 1 FROM tasks WHERE id = ?1) ORDER BY sequence",
     )?;
     let mut rows = statement.query(params![id.as_bytes(), integer(after)])?;
     let mut entries = Vec::new();
@@ -304,21 +310,34 @@ pub(super) fn log(
     Ok(entries)
 }
 
+pub(super) fn log_bytes(conn: &Connection, id: TaskId) -> Result<u64, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT coalesce(sum(length(bytes)), 0) FROM events WHERE task = ?1
+         AND EXISTS (SELECT 1 FROM tasks WHERE id = ?1)",
+    )?;
+    Ok(statement.query_row([id.as_bytes()], |row| unsigned(row, 0))?)
+}
+
 pub(super) fn output(
     conn: &Connection,
     id: TaskId,
     offset: u64,
     len: usize,
 ) -> Result<Option<Bytes>, StoreError> {
-    let kept = conn
-        .prepare_cached("SELECT 1 FROM task_outputs WHERE task = ? LIMIT 1")?
+    // One transaction, so that a task is there with all of its output or not at all.
+    let transaction = conn.unchecked_transaction()?;
+    let kept = transaction
+        .prepare_cached(
+            "SELECT 1 FROM task_outputs WHERE task = ?1
+             AND EXISTS (SELECT 1 FROM tasks WHERE id = ?1) LIMIT 1",
+        )?
         .exists([id.as_bytes()])?;
     if !kept {
         return Ok(None);
     }
     let piece_bytes = PIECE_BYTES as u64;
     let last = offset.saturating_add(len as u64) / piece_bytes;
-    let mut statement = conn.prepare_cached(
+    let mut statement = transaction.prepare_cached(
         "SELECT bytes FROM task_outputs WHERE task = ? AND piece BETWEEN ? AND ? ORDER BY piece",
     )?;
     let mut rows = statement.query(params![

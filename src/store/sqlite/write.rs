@@ -9,7 +9,7 @@ use super::read::{self, SELECT_TASK};
 use crate::budget::{Entry, Funds};
 use crate::clock::Timestamp;
 use crate::event;
-use crate::id::{RequestId, TaskId};
+use crate::id::TaskId;
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::store::choice::Choice;
@@ -185,40 +185,13 @@ impl Transaction<'_> {
         })
     }
 
-    pub fn delete(&mut self, id: TaskId, version: u64) -> Result<(), StoreError> {
-        let task = self
-            .conn
-            .prepare_cached(&format!("{SELECT_TASK} WHERE id = ?"))?
-            .query_row([id.as_bytes()], read::row)
-            .optional()?
-            .ok_or(StoreError::Conflict)?
-            .into_task()?;
-        if task.version != version || !task.state.is_end() {
-            return Err(StoreError::Conflict);
-        }
-        for sql in [
-            "DELETE FROM tasks WHERE id = ?",
-            "DELETE FROM task_specs WHERE task = ?",
-            "DELETE FROM task_results WHERE task = ?",
-            "DELETE FROM task_outputs WHERE task = ?",
-            "DELETE FROM events WHERE task = ?",
-        ] {
-            self.conn.prepare_cached(sql)?.execute([id.as_bytes()])?;
-        }
-        for tag in &task.tags {
-            self.conn
-                .prepare_cached("DELETE FROM task_tags WHERE tag = ? AND task = ?")?
-                .execute(params![tag, id.as_bytes()])?;
-        }
-        if let Some(request) = task.request {
-            self.entomb(&task, request)?;
-        }
+    /// Counts an ended task no more.
+    pub fn uncount(&mut self, task: &Task) {
         let counted = Counted {
             state: task.state,
             counts: task.parent.is_none(),
         };
         self.books.count(&counted, -1);
-        Ok(())
     }
 
     pub fn set_budget(&mut self, limit: Option<Microdollars>) -> Funds {
@@ -281,23 +254,6 @@ impl Transaction<'_> {
                 request.group.map(|group| *group.as_bytes()),
                 request.expire_time.0,
                 request.deleted
-            ])?;
-        Ok(())
-    }
-
-    /// Keeps the request of a deleted task as a tombstone, unless it has been
-    /// made anew for another task since.
-    fn entomb(&self, task: &Task, request: RequestId) -> Result<(), StoreError> {
-        self.conn
-            .prepare_cached(
-                "UPDATE requests SET deleted = 1
-                 WHERE caller = ? AND id = ? AND (task = ? OR group_id = ?)",
-            )?
-            .execute(params![
-                task.caller.0,
-                request.as_bytes(),
-                task.id.as_bytes(),
-                task.group.map(|group| *group.as_bytes())
             ])?;
         Ok(())
     }

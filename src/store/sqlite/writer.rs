@@ -5,13 +5,15 @@
 //! and nobody is answered before the commit. It never waits for more to come:
 //! what arrives during a commit is the next group.
 
+use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::fault::closed;
-use super::open::Lock;
+use super::open::{BUSY_TIMEOUT, Lock};
 use super::write::{Books, Transaction};
 use crate::store::StoreError;
 
@@ -21,6 +23,14 @@ const QUEUE_MAX: usize = 1024;
 /// Commands in one transaction at most, so that the first of a crowd is not
 /// kept waiting for all of it.
 const GROUP_MAX: usize = 256;
+
+/// Length of the write-ahead log above which it is emptied. SQLite begins it
+/// anew by itself when nobody reads, which readers that overlap for ever would
+/// prevent.
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Longest wait for those readers. Ours are short; a backup may not be.
+const LOG_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The way to the writer thread.
 #[derive(Clone)]
@@ -123,7 +133,47 @@ where
     }
 }
 
+/// The file of the write-ahead log.
+struct Log {
+    file: PathBuf,
+    /// Length up to which it is left alone.
+    tolerated: u64,
+}
+
+impl Log {
+    fn of(conn: &Connection) -> Self {
+        Self {
+            file: PathBuf::from(format!("{}-wal", conn.path().unwrap_or_default())),
+            tolerated: LOG_BYTES_MAX,
+        }
+    }
+
+    /// Empties it if it is too long.
+    fn hold(&mut self, conn: &Connection) {
+        let length = std::fs::metadata(&self.file).map_or(0, |file| file.len());
+        if length <= self.tolerated {
+            return;
+        }
+        let emptied = conn
+            .busy_timeout(LOG_PATIENCE)
+            .and_then(|()| {
+                conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                    row.get::<_, bool>(0).map(|busy| !busy)
+                })
+            })
+            .unwrap_or(false);
+        // If somebody reads an old state for long, again when it has grown.
+        self.tolerated = match emptied {
+            true => LOG_BYTES_MAX,
+            false => length + LOG_BYTES_MAX / 4,
+        };
+        // It cannot fail; the next commit would only not wait for a foreign lock.
+        let _ = conn.busy_timeout(BUSY_TIMEOUT);
+    }
+}
+
 fn run(conn: &Connection, mut books: Books, mut queue: mpsc::Receiver<Message>) {
+    let mut log = Log::of(conn);
     while let Some(first) = queue.blocking_recv() {
         let mut group = Vec::new();
         let mut next = Some(first);
@@ -141,6 +191,7 @@ fn run(conn: &Connection, mut books: Books, mut queue: mpsc::Receiver<Message>) 
         for command in group {
             command.answer(&commit);
         }
+        log.hold(conn);
     }
 }
 
