@@ -7,7 +7,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Style};
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::ProgressBar;
 
 use crate::pb;
 use crate::pb::event::Kind;
@@ -127,8 +127,8 @@ pub(super) struct Live {
     text: bool,
     /// Whether anything is shown for people.
     words: bool,
-    /// Turns while nothing is written; hidden where there is no terminal.
-    spinner: ProgressBar,
+    /// Turns while nothing is written; it shows on a terminal alone.
+    spinner: Option<ProgressBar>,
     cost_microdollars: i64,
     line_open: bool,
     // Of what the open line holds.
@@ -140,12 +140,10 @@ impl Live {
     /// final text is printed at the end, for a retry voids what came before it.
     /// `words`: whether anything is shown for people.
     pub(super) fn new(text: bool, words: bool) -> Self {
-        let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        spinner.enable_steady_tick(TICK);
         Self {
             text,
             words,
-            spinner,
+            spinner: None,
             cost_microdollars: 0,
             line_open: false,
             dim: false,
@@ -165,37 +163,47 @@ impl Live {
     /// A line beside the text.
     pub(super) fn note(&mut self, text: &str) {
         self.close();
-        self.spinner.suspend(|| note(text));
+        self.beside(|| note(text));
     }
 
     fn warn(&mut self, text: &str) {
         self.close();
-        self.spinner.suspend(|| styled(WARN, text));
+        self.beside(|| styled(WARN, text));
     }
 
-    fn spin(&self, on: bool) {
-        if on != self.spinner.is_hidden() {
-            return;
+    fn beside(&self, print: impl FnOnce()) {
+        match &self.spinner {
+            Some(spinner) => spinner.suspend(print),
+            None => print(),
         }
-        let target = if on && self.words {
-            ProgressDrawTarget::stderr()
-        } else {
-            // What it has drawn goes first.
-            self.spinner.set_message("");
-            self.spinner.suspend(|| {});
-            ProgressDrawTarget::hidden()
-        };
-        self.spinner.set_draw_target(target);
+    }
+
+    fn spin(&mut self, doing: Option<String>) {
+        match (doing, &self.spinner) {
+            (Some(doing), Some(spinner)) => spinner.set_message(doing),
+            (Some(doing), None) if self.words => {
+                let spinner = ProgressBar::new_spinner().with_message(doing);
+                spinner.enable_steady_tick(TICK);
+                self.spinner = Some(spinner);
+            }
+            (Some(_), None) => {}
+            (None, _) => {
+                if let Some(spinner) = self.spinner.take() {
+                    spinner.finish_and_clear();
+                }
+            }
+        }
     }
 
     /// What is under way, while no text is written.
     fn busy(&mut self, doing: &str) {
-        self.spin(!self.line_open);
         let cost = match self.cost_microdollars {
             0 => String::new(),
             cost => format!(", {} so far", dollars(cost)),
         };
-        self.spinner.set_message(format!("{doing}{cost}"));
+        if !self.line_open {
+            self.spin(Some(format!("{doing}{cost}")));
+        }
     }
 
     /// Ends the line that text has begun.
@@ -213,7 +221,7 @@ impl Live {
             self.close();
         }
         // A line that is being written has no room for a spinner behind it.
-        self.spin(false);
+        self.spin(None);
         if dim {
             text(&format!("{DIM}{piece}{DIM:#}"));
         } else {
@@ -272,7 +280,7 @@ impl Live {
             }
             Kind::Finished(_) => {
                 self.close();
-                self.spinner.finish_and_clear();
+                self.spin(None);
             }
             Kind::Usage(usage) => {
                 self.cost_microdollars = usage.cost_microdollars;

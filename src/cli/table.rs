@@ -209,6 +209,8 @@ pub(super) fn step(step: &pb::StepResult) -> String {
         dollars(step.cost_microdollars),
         seconds(step.duration.as_ref()),
     )
+    .trim_end()
+    .to_owned()
 }
 
 /// A row of the catalog.
