@@ -8,6 +8,7 @@ SHELL := /bin/bash
 CLAUDE_VERSION := 2.1.330
 BUF_VERSION := 1.75.0
 GRPCURL_VERSION := v1.9.3
+HEALTH_PROBE_VERSION := v0.4.57
 
 TOOLS := $(CURDIR)/.tools
 OS := $(shell uname -s | tr '[:upper:]' '[:lower:]')
@@ -17,8 +18,9 @@ CLAUDE := $(TOOLS)/claude-$(CLAUDE_VERSION)/node_modules/@anthropic-ai/claude-co
 BUF_ARCH := $(if $(and $(filter arm64,$(ARCH)),$(filter linux,$(OS))),aarch64,$(ARCH))
 BUF := $(TOOLS)/buf-$(BUF_VERSION)/node_modules/@bufbuild/buf-$(OS)-$(BUF_ARCH)/bin/buf
 GRPCURL := $(TOOLS)/grpcurl-$(GRPCURL_VERSION)/grpcurl
+HEALTH_PROBE := $(TOOLS)/grpc-health-probe-$(HEALTH_PROBE_VERSION)/grpc-health-probe
 
-.PHONY: help check fmt lint proto test test-fast test-real demo bench grpcurl claude-path clean-tools
+.PHONY: help check fmt lint proto test test-fast test-real demo bench test-readme tools claude-path clean-tools
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '%-12s %s\n' "$$name" "$$what"; done
@@ -32,12 +34,12 @@ fmt: ## Check the format.
 lint: ## Clippy, no warning allowed.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	cargo clippy --all-targets --locked -- -D warnings
-	cargo clippy --test real_cli --locked -- -D warnings
+	cargo clippy --test real_cli --test readme --locked -- -D warnings
 
 proto: $(BUF) ## Check the wire contract: buf lint.
 	$(BUF) lint
 
-test: test-fast test-real ## Run every test; sets up what it needs in .tools/.
+test: test-fast test-real test-readme ## Run every test; sets up what it needs in .tools/.
 
 test-fast: ## Tests that need Rust and a C compiler alone.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
@@ -54,8 +56,14 @@ demo: ## Show everything once (release build).
 bench: $(CLAUDE) ## Measure against `claude -p` and a bare warm process.
 	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) cargo bench --locked --bench warm
 
-grpcurl: $(GRPCURL) ## Install grpcurl (needs Go); prints where it is.
-	@echo $(GRPCURL)
+test-readme: $(GRPCURL) $(BUF) $(HEALTH_PROBE) ## Run the README's examples with other people's tools.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	cargo build --locked --example fake_claude
+	CLAUDEPOOL_TEST_GRPCURL=$(GRPCURL) CLAUDEPOOL_TEST_BUF=$(BUF) CLAUDEPOOL_TEST_HEALTH_PROBE=$(HEALTH_PROBE) \
+		cargo test --locked --test readme
+
+tools: $(GRPCURL) $(BUF) $(HEALTH_PROBE) ## Install grpcurl, buf and grpc-health-probe; prints where they are.
+	@printf '%s\n' $^
 
 claude-path: $(CLAUDE) ## Install the pinned CLI; prints where it is.
 	@echo $(CLAUDE)
@@ -76,8 +84,12 @@ $(BUF):
 	@touch $@
 
 $(GRPCURL):
-	@$(call need,go,Go 1.22 or newer: https://go.dev)
+	@$(call need,go,Go 1.26 or newer: https://go.dev)
 	GOBIN=$(dir $@) go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+
+$(HEALTH_PROBE):
+	@$(call need,go,Go 1.26 or newer: https://go.dev)
+	GOBIN=$(dir $@) go install github.com/grpc-ecosystem/grpc-health-probe@$(HEALTH_PROBE_VERSION)
 
 # $(call need,PROGRAM,WHAT): a missing toolchain is an error, never a skip.
 need = command -v $(1) >/dev/null || { echo "error: there is no $(1) in PATH: install $(2)" >&2; exit 1; }
