@@ -212,7 +212,7 @@ fn what_other_peoples_tools_are_said_to_do_they_do() {
     let tools = tools();
     let server = Server::start();
     let examples = examples(&["grpcurl", "buf", "grpc-health-probe"]);
-    for (tool, _) in &tools {
+    for tool in tools.keys() {
         let used = examples.iter().any(|e| e.command.starts_with(tool));
         assert!(used, "the README shows nothing with {tool}");
     }
