@@ -1084,3 +1084,4 @@ async fn long_output_is_kept_whole_and_read_in_pieces() {
 
 mod chains;
 mod log;
+mod money;

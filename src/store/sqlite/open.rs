@@ -13,7 +13,10 @@ use crate::clock::Clock;
 use crate::store::OpenError;
 
 /// One script per schema version, from 1. Only ever appended to.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../migrations/0001_initial.sql"),
+    include_str!("../migrations/0002_bills.sql"),
+];
 
 /// Marks our databases: "clpo".
 const APPLICATION_ID: i32 = 0x636c_706f;
