@@ -1,5 +1,7 @@
 //! The steps of chains: what follows when one ends, and when one is tried again.
 
+mod result;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,16 +51,40 @@ pub(super) async fn follow(inner: &Inner, step: &Change) -> Result<Vec<Change>, 
     let Some(spec) = chain.spec.filter(|_| !chain.task.state.is_end()) else {
         return Ok(Vec::new());
     };
-    let mut ended: Vec<Record> = steps(inner, id, Parts::RESULT).await?;
-    ended.retain(|record| record.task.state.is_end() && record.task.id != step.task.id);
-    let before = ended.len();
-    ended.push(Record {
+    let last = Record {
         task: step.task.clone(),
         spec: None,
         result: step.result.clone(),
-    });
-    advance(inner, &chain.task, &spec, &ended, before)
-        .map_err(|error| StoreError::Unavailable(error.to_string()))
+    };
+    let needed = (spec.chain.as_ref()).map(|plan| chain::needs(plan, step.task.place as usize));
+    let needed = needed.unwrap_or_default();
+    let earlier = |parts| async move {
+        let mut earlier = steps(inner, id, parts).await?;
+        earlier.retain(|record| record.task.state.is_end() && record.task.id != step.task.id);
+        Ok::<_, StoreError>(earlier)
+    };
+    let what_follows = |mut ended: Vec<Record>| {
+        let before = ended.len();
+        ended.push(last.clone());
+        advance(inner, &chain.task, &spec, &ended, before)
+            .map_err(|error| StoreError::Unavailable(error.to_string()))
+    };
+    let mut ended = earlier(Parts::ROW).await?;
+    for record in &mut ended {
+        if needed.contains(&(record.task.place as usize)) {
+            let whole = inner.store.record(record.task.id, Parts::RESULT).await?;
+            record.result = whole.and_then(|whole| whole.result);
+        }
+    }
+    let changes = what_follows(ended)?;
+    match changes
+        .iter()
+        .any(|change| change.task.id == id && change.task.state.is_end())
+    {
+        false => Ok(changes),
+        // What the chain gives tells of every step.
+        true => what_follows(earlier(Parts::RESULT).await?),
+    }
 }
 
 /// The tasks of a chain's steps, in order of their making.
@@ -80,8 +106,13 @@ async fn steps(inner: &Inner, chain: TaskId, parts: Parts) -> Result<Vec<Record>
 
 /// The last ref that a chain's steps have left, so that the next goes on from it.
 pub(super) async fn last_ref(inner: &Inner, chain: TaskId) -> Result<Option<String>, StoreError> {
-    let steps = steps(inner, chain, Parts::RESULT).await?;
-    Ok(isolation::latest(&steps).map(|git| git.r#ref))
+    for step in steps(inner, chain, Parts::ROW).await?.iter().rev() {
+        let whole = inner.store.record(step.task.id, Parts::RESULT).await?;
+        if let Some(git) = isolation::latest(whole.as_slice()) {
+            return Ok(Some(git.r#ref));
+        }
+    }
+    Ok(None)
 }
 
 /// What follows when the tasks in `ended` have ended; the first `before` of
@@ -113,14 +144,9 @@ pub(super) fn advance(
     let standing = chain::standing(plan, &ends, cancelling, limit);
     let finished = standing.steps.get(told..).unwrap_or_default().to_vec();
     let mut changes = Vec::new();
-    let end_as = |state: State| pb::TaskResult {
-        git: isolation::latest(ended),
-        ..task_result(
-            state,
-            chain::result(plan, &ends, state == State::Cancelled, limit),
-            chain,
-            now,
-        )
+    let end_as = |state: State| {
+        let whole = chain::result(plan, &ends, state == State::Cancelled, limit);
+        result::task_result(state, whole, chain, ended, now)
     };
     let end = match standing.next {
         Next::Run {
@@ -210,7 +236,10 @@ fn step_end(record: &Record, earlier: &[Record]) -> StepEnd {
                 message: failure.map(|f| f.message.clone()).unwrap_or_default(),
             },
         },
-        output: result.output.as_str().into(),
+        output: record
+            .result
+            .as_ref()
+            .map(|result| result.output.as_str().into()),
         structured: (!result.structured_output_json.is_empty())
             .then(|| result.structured_output_json.as_str().into()),
         cost: task.cost,
@@ -220,36 +249,6 @@ fn step_end(record: &Record, earlier: &[Record]) -> StepEnd {
             .and_then(admission::duration)
             .unwrap_or_default(),
         retries_used: task.burnt,
-    }
-}
-
-fn task_result(
-    state: State,
-    chain: pb::ChainResult,
-    row: &Task,
-    now: crate::clock::Timestamp,
-) -> pb::TaskResult {
-    let failed = chain
-        .steps
-        .iter()
-        .find(|step| !step.success && !step.skipped);
-    let failure = (state == State::Failed).then(|| pb::Failure {
-        reason: FailureReason::StepFailed as i32,
-        message: failed.map_or_else(String::new, |step| {
-            format!("step {} failed: {}", step.name, step.failure_message)
-        }),
-        ..pb::Failure::default()
-    });
-    let begun = row.start_time.unwrap_or(row.create_time);
-    pb::TaskResult {
-        output_bytes: i64::try_from(chain.final_output.len()).unwrap_or(i64::MAX),
-        output: chain.final_output.clone(),
-        success: state == State::Succeeded,
-        cost_microdollars: chain.total_cost_microdollars,
-        duration: prost_types::Duration::try_from(now.since(begun)).ok(),
-        failure,
-        chain: Some(chain),
-        ..pb::TaskResult::default()
     }
 }
 
@@ -320,8 +319,7 @@ pub(super) async fn retry(
         reason: RequeueReason::Retry,
         burn: true,
         ready_time: inner.now().after(wait),
-        cost: outcome.cost,
-        estimated: outcome.estimated,
+        bill: outcome.bill.clone(),
         failure_reason: failure.map_or(FailureReason::Unspecified, pb::Failure::reason),
         message: failure.map(|f| f.message.clone()).unwrap_or_default(),
     }))

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use prost::Message;
-use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::admission::{self, Admitted};
 use super::conversation;
+use super::fingerprint;
 use super::hold::Gate;
 use super::inner::Inner;
 use super::isolation;
@@ -35,6 +34,14 @@ pub(super) struct Made {
     pub now: bool,
 }
 
+impl Made {
+    /// The one task of a call that makes one.
+    pub fn first(&self) -> Result<TaskId, Error> {
+        let first = self.tasks.first().copied();
+        first.ok_or(Error::NotFound(Missing::DeletedTask))
+    }
+}
+
 /// How a call wants its tasks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish {
@@ -43,6 +50,8 @@ pub(super) struct Wish {
     pub attached: bool,
     /// Whether the specs are a fan-out.
     pub group: bool,
+    /// The task that is done again: then it is what was asked for.
+    pub again: Option<TaskId>,
 }
 
 /// Makes tasks durable, all or none; a repeat of a request makes none.
@@ -52,7 +61,10 @@ pub(super) async fn make(
     specs: Vec<pb::TaskSpec>,
     wish: Wish,
 ) -> Result<Made, Error> {
-    let fingerprint = wish.request.map(|_| fingerprint(&specs, wish.group));
+    let fingerprint = wish.request.map(|_| match wish.again {
+        Some(task) => fingerprint::of_retry(task),
+        None => fingerprint::of_tasks(&specs, wish.group),
+    });
     let known = fingerprint.unwrap_or_default();
     if let Some(made) = earlier(inner, caller, wish.request, known).await? {
         return Ok(made);
@@ -262,6 +274,8 @@ pub(super) fn new_task(caller: &CallerId, now: Timestamp) -> Task {
         cost: Microdollars::ZERO,
         attempt_cost: Microdollars::ZERO,
         cost_estimated: false,
+        usage: Vec::new(),
+        session_offset: 0,
         recovery: Recovery::Restart,
         last_sequence: 0,
     }
@@ -320,14 +334,20 @@ async fn commit_claimed(
         context_revision: inner.context().revision,
     });
     let spec = submitted.spec.clone();
+    let unclaimed = submitted.clone();
     let change = match apply(&submitted.task, claim, inner.now()) {
         Ok(Some(claimed)) => submitted.then(claimed),
         // A new task is queued, so it can be claimed.
         Ok(None) | Err(_) => submitted,
     };
     let task = change.task.clone();
-    let committed = match inner.commit(request, vec![change]).await {
+    let committed = match inner.commit(request.clone(), vec![change]).await {
         Ok(committed) => committed,
+        // A budget was set meanwhile and does not cover it: it waits its turn.
+        Err(StoreError::Conflict) => {
+            slot.release(inner);
+            return inner.commit(request, vec![unclaimed]).await.map(drop);
+        }
         Err(error) => {
             slot.release(inner);
             inner.wake.notify_one();
@@ -379,17 +399,4 @@ pub(super) async fn repeat(
         group: made.group,
         now: false,
     })
-}
-
-/// What was asked, in 32 bytes: over the specs as received, before merging.
-/// Maps are encoded in order, so the same meaning has the same bytes.
-fn fingerprint(specs: &[pb::TaskSpec], group: bool) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update([u8::from(group)]);
-    for spec in specs {
-        let bytes = spec.encode_to_vec();
-        hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
-        hash.update(&bytes);
-    }
-    hash.finalize().into()
 }

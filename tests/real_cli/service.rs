@@ -12,12 +12,18 @@ mod chains;
 mod drain;
 #[path = "../service/isolation.rs"]
 mod isolation;
+#[path = "../service/killed_again.rs"]
+mod killed_again;
 #[path = "../service/kills.rs"]
 mod kills;
+#[path = "../service/money.rs"]
+mod money;
 #[path = "../service/operator.rs"]
 mod operator;
 #[path = "../service/promises.rs"]
 mod promises;
+#[path = "../service/requests.rs"]
+mod requests;
 #[path = "../service/streams.rs"]
 mod streams;
 #[path = "../service/tasks.rs"]
