@@ -191,6 +191,17 @@ async fn every_reader_sees_the_same_log_whenever_it_attaches() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watcher_that_began_beyond_the_end_is_told_of_the_end() {
+    let rig = rig(slots(1)).await;
+    let id = rig.pool.submit("say x\nwait 1000").await.expect("made");
+    let mut beyond = rig.pool.watch(id, 99).await.expect("there");
+
+    let waited = tokio::time::timeout(Duration::from_secs(3600), beyond.next()).await;
+
+    assert_eq!(waited.expect("told").expect("readable"), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancelled_queued_task_ends_at_once_and_never_runs() {
     let rig = rig(slots(1)).await;
     let running = rig.pool.submit("say x\nhang").await.expect("made");
