@@ -156,6 +156,7 @@ impl Builder {
             budget_limited: AtomicBool::new(totals.funds.limit.is_some()),
             supervisor: watch::channel(true).0,
             paused: Default::default(),
+            looks: AtomicBool::new(false),
             hold: Default::default(),
             scaling: Default::default(),
             draining: CancellationToken::new(),

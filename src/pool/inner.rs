@@ -67,6 +67,8 @@ pub(super) struct Inner {
     pub queued: AtomicI64,
     /// Tasks that were let into the queue and are not committed yet.
     pub coming: AtomicI64,
+    /// Whether the scheduler is finding out what is ready: nobody knows then.
+    pub looks: AtomicBool,
     /// Streams being read.
     pub watchers: AtomicUsize,
     /// Tasks that ended since the start, and what they cost.

@@ -46,9 +46,7 @@ pub(super) async fn run(inner: &Inner) {
                 continue;
             }
         };
-        // Cleared before the look: who submits later sets it again.
-        let waiting = inner.may_wait.swap(false, Ordering::SeqCst);
-        if !waiting && !in_time {
+        if !inner.may_wait.load(Ordering::SeqCst) && !in_time {
             continue;
         }
         let slots = inner.slots.take_idle(most);
@@ -59,7 +57,12 @@ pub(super) async fn run(inner: &Inner) {
             continue;
         }
         next = pair(inner, slots, most == 1).await;
+        // Cleared before the look: who submits later sets it again. Until it is
+        // over nobody goes before those that it finds.
+        inner.looks.store(true, Ordering::SeqCst);
+        inner.may_wait.store(false, Ordering::SeqCst);
     }
+        inner.looks.store(false, Ordering::SeqCst);
 }
 
 /// Claims for idle slots and assigns; gives the earliest time to look again.
