@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,6 +42,7 @@ pub struct Builder {
     pub(super) options: Options,
     pub(super) node: NodeId,
     pub(super) clock: Clock,
+    pub(super) seed: Option<u64>,
 }
 
 impl Builder {
@@ -77,6 +80,13 @@ impl Builder {
     /// Another clock, for tests.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// What chance (the jitter of waits) is drawn from, for tests. Default: the
+    /// system's randomness.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
         self
     }
 
@@ -145,6 +155,7 @@ impl Builder {
             due: Notify::new(),
             sweep: Notify::new(),
             may_wait: AtomicBool::new(true),
+            looks: AtomicBool::new(false),
             queued: AtomicI64::new(i64::try_from(queued).unwrap_or(i64::MAX)),
             coming: AtomicI64::new(0),
             watchers: AtomicUsize::new(0),
@@ -156,8 +167,11 @@ impl Builder {
             budget_limited: AtomicBool::new(totals.funds.limit.is_some()),
             supervisor: watch::channel(true).0,
             paused: Default::default(),
-            looks: AtomicBool::new(false),
             hold: Default::default(),
+            chance: std::sync::Mutex::new(match self.seed {
+                Some(seed) => StdRng::seed_from_u64(seed),
+                None => StdRng::from_os_rng(),
+            }),
             scaling: Default::default(),
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),

@@ -148,8 +148,9 @@ pub(super) async fn expire(inner: &Inner) {
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            biased;
             () = inner.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

@@ -172,6 +172,7 @@ impl Pool {
             options: Options::default(),
             node: NodeId(format!("node-{}", std::process::id())),
             clock: Clock::system(),
+            seed: None,
         }
     }
 

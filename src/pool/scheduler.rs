@@ -30,9 +30,10 @@ pub(super) async fn run(inner: &Inner) {
             }
         };
         let in_time = tokio::select! {
-            () = inner.wake.notified() => false,
-            () = timer => true,
+            biased;
             () = inner.stop.cancelled() => return,
+            () = timer => true,
+            () = inner.wake.notified() => false,
         };
         if inner.draining.is_cancelled() || inner.pause_reason().is_some() {
             next = None;
@@ -56,13 +57,13 @@ pub(super) async fn run(inner: &Inner) {
             next = None;
             continue;
         }
-        next = pair(inner, slots, most == 1).await;
         // Cleared before the look: who submits later sets it again. Until it is
         // over nobody goes before those that it finds.
         inner.looks.store(true, Ordering::SeqCst);
         inner.may_wait.store(false, Ordering::SeqCst);
-    }
+        next = pair(inner, slots, most == 1).await;
         inner.looks.store(false, Ordering::SeqCst);
+    }
 }
 
 /// Claims for idle slots and assigns; gives the earliest time to look again.
