@@ -217,6 +217,10 @@ impl<'a> Attempt<'a> {
     }
 
     async fn drive(&mut self, bench: &mut Bench) -> Ended {
+        if self.task.remaining_budget() == Microdollars::ZERO {
+            // The first request would be above it.
+            return Ended::stopped(Stop::Budget, None, Microdollars::ZERO);
+        }
         let dir = match self
             .inner
             .roots

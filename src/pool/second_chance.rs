@@ -9,6 +9,7 @@ use tracing::info;
 use super::chain_steps;
 use super::inner::Inner;
 use crate::clock::Timestamp;
+use crate::money::Microdollars;
 use crate::pb::{self, FailureReason, RequeueReason};
 use crate::task::apply::{Outcome, Requeue};
 use crate::task::retry::{Verdict, verdict};
@@ -26,6 +27,10 @@ pub(super) async fn consider(inner: &Inner, task: &Task, event: TaskEvent) -> Ta
         FailureReason::RateLimited => {
             let message = failure.map(|f| f.message.as_str()).unwrap_or_default();
             limited(inner, task, None, message);
+        }
+        // It had nothing left to spend: nobody was asked.
+        FailureReason::Budget if outcome.cost == Microdollars::ZERO => {
+            let_another_probe(inner, task);
         }
         // The provider has answered.
         FailureReason::Unspecified

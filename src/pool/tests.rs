@@ -254,6 +254,22 @@ async fn a_process_that_ignores_the_interrupt_is_ended_within_the_grace_period()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_that_has_spent_its_budget_is_not_tried_again() {
+    let rig = rig(slots(1)).await;
+    let settings = RunSettings {
+        budget_microdollars: Some(50),
+        ..RunSettings::default()
+    };
+    let spends = work("cost 50\nfail 529", settings);
+
+    let record = rig.pool.run(spends).await.expect("ran");
+
+    assert_eq!(failure(&record), FailureReason::Budget);
+    assert_eq!(record.task.cost, Microdollars(50));
+    assert_eq!(rig.agent.turns(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancel_after_the_end_is_refused() {
     let rig = rig(slots(1)).await;
     let id = rig.pool.submit("say x").await.expect("made");
