@@ -71,6 +71,18 @@ impl Clock {
         }
     }
 
+    /// The same, and it is `start` now: a run can be repeated to the
+    /// microsecond.
+    pub fn tokio_from(start: Timestamp) -> Self {
+        let micros = u64::try_from(start.0).unwrap_or(0);
+        Self {
+            offset: Some((
+                UNIX_EPOCH + Duration::from_micros(micros),
+                tokio::time::Instant::now(),
+            )),
+        }
+    }
+
     #[allow(clippy::disallowed_methods)]
     fn read() -> SystemTime {
         SystemTime::now()

@@ -151,6 +151,28 @@ fn imports(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
+fn a_choice_in_the_pool_is_the_same_every_time() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        if !matches!(
+            module(&name),
+            "pool" | "stream" | "store" | "task" | "chain"
+        ) {
+            continue;
+        }
+        let first = |(at, open): (usize, &str)| text[at + open.len()..].trim_start();
+        let mut choices = text.match_indices("select! {").map(first);
+        if !choices.all(|first| first.starts_with("biased;")) {
+            wrong.push(format!("{name}: a select that is not biased"));
+        }
+        if text.contains("rand::random") {
+            wrong.push(format!("{name}: chance that no seed decides"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
 fn modules_import_only_what_is_below_them() {
     let mut wrong = Vec::new();
     for (name, text) in sources() {

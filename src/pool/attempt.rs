@@ -135,8 +135,9 @@ async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: Pr
             Err(error) => {
                 warn!(?error, "an outcome waits for the store");
                 tokio::select! {
-                    () = sleep(wait) => {}
+                    biased;
                     () = inner.stop.cancelled() => return,
+                    () = sleep(wait) => {}
                 }
                 wait = (wait * 2).min(Duration::from_secs(5));
             }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +43,7 @@ pub struct Builder {
     pub(super) options: Options,
     pub(super) node: NodeId,
     pub(super) clock: Clock,
+    pub(super) seed: Option<u64>,
 }
 
 impl Builder {
@@ -78,6 +81,13 @@ impl Builder {
     /// Another clock, for tests.
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// What chance (the jitter of waits) is drawn from, for tests. Default: the
+    /// system's randomness.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
         self
     }
 
@@ -146,6 +156,7 @@ impl Builder {
             due: Notify::new(),
             sweep: Notify::new(),
             may_wait: AtomicBool::new(true),
+            looks: AtomicBool::new(false),
             queued: AtomicI64::new(i64::try_from(queued).unwrap_or(i64::MAX)),
             coming: AtomicI64::new(0),
             watchers: AtomicUsize::new(0),
@@ -158,6 +169,10 @@ impl Builder {
             supervisor: watch::channel(true).0,
             paused: Default::default(),
             hold: Hold::new(self.options.limit_wait),
+            chance: std::sync::Mutex::new(match self.seed {
+                Some(seed) => StdRng::seed_from_u64(seed),
+                None => StdRng::from_os_rng(),
+            }),
             scaling: Default::default(),
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),

@@ -152,8 +152,9 @@ pub(super) async fn expire(inner: &Inner) {
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            biased;
             () = inner.stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rand::Rng;
+use rand::rngs::StdRng;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -67,6 +69,8 @@ pub(super) struct Inner {
     pub queued: AtomicI64,
     /// Tasks that were let into the queue and are not committed yet.
     pub coming: AtomicI64,
+    /// Whether the scheduler is finding out what is ready: nobody knows then.
+    pub looks: AtomicBool,
     /// Streams being read.
     pub watchers: AtomicUsize,
     /// Tasks that ended since the start, and what they cost.
@@ -87,6 +91,8 @@ pub(super) struct Inner {
     pub paused: Mutex<Option<String>>,
     /// What a provider's limit holds back.
     pub hold: Hold,
+    /// What chance is drawn from.
+    pub chance: Mutex<StdRng>,
     /// Serialises changes of the number of slots.
     pub scaling: tokio::sync::Mutex<()>,
     /// No new work is taken.
@@ -106,6 +112,12 @@ pub(super) struct Inner {
 impl Inner {
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// A number from 0 to 1, at random.
+    pub fn chance(&self) -> f64 {
+        let mut chance = self.chance.lock().unwrap_or_else(PoisonError::into_inner);
+        chance.random()
     }
 
     pub fn context(&self) -> Arc<Context> {

@@ -173,6 +173,7 @@ impl Pool {
             options: Options::default(),
             node: NodeId(format!("node-{}", std::process::id())),
             clock: Clock::system(),
+            seed: None,
         }
     }
 

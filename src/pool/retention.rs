@@ -29,15 +29,17 @@ pub(super) async fn run(inner: &Inner) {
     let pause = (shortest / 10).clamp(PAUSE.0, PAUSE.1);
     loop {
         tokio::select! {
+            biased;
+            () = inner.stop.cancelled() => return,
             done = tidy(inner) => if let Err(error) = done {
                 warn!(?error, "what is old was not deleted");
             },
-            () = inner.stop.cancelled() => return,
         }
         tokio::select! {
+            biased;
+            () = inner.stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             () = inner.sweep.notified() => {}
-            () = inner.stop.cancelled() => return,
         }
     }
 }

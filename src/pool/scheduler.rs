@@ -30,9 +30,10 @@ pub(super) async fn run(inner: &Inner) {
             }
         };
         let in_time = tokio::select! {
-            () = inner.wake.notified() => false,
-            () = timer => true,
+            biased;
             () = inner.stop.cancelled() => return,
+            () = timer => true,
+            () = inner.wake.notified() => false,
         };
         if inner.draining.is_cancelled() || inner.pause_reason().is_some() {
             next = None;
@@ -46,9 +47,7 @@ pub(super) async fn run(inner: &Inner) {
                 continue;
             }
         };
-        // Cleared before the look: who submits later sets it again.
-        let waiting = inner.may_wait.swap(false, Ordering::SeqCst);
-        if !waiting && !in_time {
+        if !inner.may_wait.load(Ordering::SeqCst) && !in_time {
             continue;
         }
         let slots = inner.slots.take_idle(most);
@@ -58,7 +57,12 @@ pub(super) async fn run(inner: &Inner) {
             next = None;
             continue;
         }
+        // Cleared before the look: who submits later sets it again. Until it is
+        // over nobody goes before those that it finds.
+        inner.looks.store(true, Ordering::SeqCst);
+        inner.may_wait.store(false, Ordering::SeqCst);
         next = pair(inner, slots, most == 1).await;
+        inner.looks.store(false, Ordering::SeqCst);
     }
 }
 

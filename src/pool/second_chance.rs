@@ -50,7 +50,7 @@ pub(super) async fn consider(inner: &Inner, task: &Task, event: TaskEvent) -> Ta
         reason,
         task.burnt,
         inner.options.attempts_max,
-        rand::random(),
+        inner.chance(),
     ) {
         Verdict::Fail => event,
         Verdict::Retry(wait) => again(inner, outcome, RequeueReason::Retry, true, wait),

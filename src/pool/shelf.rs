@@ -40,12 +40,14 @@ impl Shelf {
             let full = inner.shelf.len() >= inner.options.spares as usize;
             if full {
                 tokio::select! {
+                    biased;
                     () = inner.stop.cancelled() => break,
                     () = inner.shelf.taken.notified() => {}
                 }
                 continue;
             }
             tokio::select! {
+                biased;
                 () = inner.stop.cancelled() => break,
                 launched = Held::launch_ahead(inner) => match launched {
                     Ok(held) => {
@@ -60,6 +62,7 @@ impl Shelf {
                     Err(error) => {
                         warn!(%error, "a spare did not start");
                         tokio::select! {
+                            biased;
                             () = inner.stop.cancelled() => break,
                             () = tokio::time::sleep(backoff) => {}
                         }

@@ -329,6 +329,7 @@ impl Slot {
     /// Waits until it retires or the pool stops.
     async fn leaves(&self, inner: &Inner) {
         tokio::select! {
+            biased;
             () = self.retire.cancelled() => {}
             () = inner.stop.cancelled() => {}
         }
@@ -361,8 +362,9 @@ impl Slot {
                 info.pid = None;
             });
             let launched = tokio::select! {
-                launched = Held::launch_ahead(inner) => launched,
+                biased;
                 () = self.leaves(inner) => return false,
+                launched = Held::launch_ahead(inner) => launched,
             };
             let error = match launched {
                 Ok(held) => {
@@ -393,13 +395,14 @@ impl Slot {
                 tokio::time::sleep(backoff).await;
             };
             tokio::select! {
-                () = again => {}
+                biased;
+                () = self.leaves(inner) => return false,
                 _ = restart.changed() => {
                     self.lock().failed_launches = 0;
                     backoff = inner.options.launch_backoff;
                     continue;
                 }
-                () = self.leaves(inner) => return false,
+                () = again => {}
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
@@ -419,6 +422,7 @@ async fn idle(
         };
         let served = held.attempts > 0;
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(since + inner.options.process_idle_max), if served => {
                 return "it was idle for long".to_owned();
             }

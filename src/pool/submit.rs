@@ -297,6 +297,7 @@ async fn commit(
         && inner.hold.gate(inner.now()) == Gate::Open
         && !inner.budget_limited()
         && !inner.may_wait.load(Ordering::SeqCst)
+        && !inner.looks.load(Ordering::SeqCst)
         && !inner.draining.is_cancelled();
     let slot = if direct {
         inner.slots.take_idle(1).pop()

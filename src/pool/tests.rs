@@ -191,6 +191,17 @@ async fn every_reader_sees_the_same_log_whenever_it_attaches() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watcher_that_began_beyond_the_end_is_told_of_the_end() {
+    let rig = rig(slots(1)).await;
+    let id = rig.pool.submit("say x\nwait 1000").await.expect("made");
+    let mut beyond = rig.pool.watch(id, 99).await.expect("there");
+
+    let waited = tokio::time::timeout(Duration::from_secs(3600), beyond.next()).await;
+
+    assert_eq!(waited.expect("told").expect("readable"), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancelled_queued_task_ends_at_once_and_never_runs() {
     let rig = rig(slots(1)).await;
     let running = rig.pool.submit("say x\nhang").await.expect("made");
@@ -240,6 +251,22 @@ async fn a_process_that_ignores_the_interrupt_is_ended_within_the_grace_period()
     assert_eq!(record.task.state, State::Cancelled);
     assert!(asked.elapsed() <= rig.pool.options().cancel_grace);
     rig.pool.run("say y").await.expect("the slot is usable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_has_spent_its_budget_is_not_tried_again() {
+    let rig = rig(slots(1)).await;
+    let settings = RunSettings {
+        budget_microdollars: Some(50),
+        ..RunSettings::default()
+    };
+    let spends = work("cost 50\nfail 529", settings);
+
+    let record = rig.pool.run(spends).await.expect("ran");
+
+    assert_eq!(failure(&record), FailureReason::Budget);
+    assert_eq!(record.task.cost, Microdollars(50));
+    assert_eq!(rig.agent.turns(), 1);
 }
 
 #[tokio::test(start_paused = true)]

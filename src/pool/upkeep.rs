@@ -27,9 +27,10 @@ pub(super) async fn run(inner: &Inner) {
             }
         };
         tokio::select! {
-            () = inner.due.notified() => {}
-            () = timer => {}
+            biased;
             () = inner.stop.cancelled() => return,
+            () = timer => {}
+            () = inner.due.notified() => {}
         }
         let now = inner.now();
         let due = match inner.store.due(now, BATCH).await {

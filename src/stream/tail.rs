@@ -51,14 +51,18 @@ impl Tail {
                 return Ok(None);
             }
             if self.caught_up {
-                let (last, deleted) = {
+                let (last, over, deleted) = {
                     let seen = self.subscription.seen.borrow_and_update();
-                    (seen.last, seen.deleted)
+                    (seen.last, seen.end.is_some(), seen.deleted)
                 };
                 if deleted {
                     return Err(Error::NotFound(Missing::DeletedTask));
                 }
                 if last <= self.after {
+                    if over {
+                        // It began beyond what turned out to be the end.
+                        return Ok(None);
+                    }
                     if self.subscription.seen.changed().await.is_err() {
                         return Ok(None);
                     }

@@ -55,10 +55,11 @@ impl Attempt<'_> {
     async fn begin_turn(&mut self, bench: &mut Bench, need: &Requirement) -> Result<(), Ended> {
         for last_try in [false, true] {
             let acquired = tokio::select! {
-                acquired = bench.acquire(self.inner, need, &self.task.caller) => acquired,
+                biased;
                 stop = stopped(self.inner, self.slot, self.task, self.deadline) => {
                     return Err(Ended::unbegun(stop));
                 }
+                acquired = bench.acquire(self.inner, need, &self.task.caller) => acquired,
             };
             let failed = match acquired {
                 Ok(origin) => {
