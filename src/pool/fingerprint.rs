@@ -3,8 +3,17 @@
 use prost::Message;
 use sha2::{Digest, Sha256};
 
+use super::submit::Wish;
 use crate::id::TaskId;
 use crate::pb;
+
+/// What is wished for: to do a task again, or these tasks.
+pub fn of_wish(specs: &[pb::TaskSpec], wish: &Wish) -> [u8; 32] {
+    match wish.again {
+        Some(task) => of_retry(task),
+        None => of_tasks(specs, wish.group),
+    }
+}
 
 /// A call of this kind, without its request.
 pub fn of_call(kind: &[u8], call: &impl Message) -> [u8; 32] {
@@ -25,7 +34,7 @@ pub fn of_retry(task: TaskId) -> [u8; 32] {
 
 /// Tasks to be made: over the specs as received, before merging.
 /// Maps are encoded in order, so the same meaning has the same bytes.
-pub fn of_tasks(specs: &[pb::TaskSpec], group: bool) -> [u8; 32] {
+fn of_tasks(specs: &[pb::TaskSpec], group: bool) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update([u8::from(group)]);
     for spec in specs {

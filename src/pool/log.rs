@@ -166,7 +166,7 @@ impl Log {
 
     /// Begins the next append, if none is under way and there is something.
     pub fn flush(&mut self, inner: &Inner) {
-        let noted = self.note.session.is_some() || self.note.cost.is_some();
+        let noted = self.note != Note::default();
         let nothing = self.pending.is_empty() && !noted;
         if self.under_way.is_some() || nothing || self.gathers(inner) {
             return;

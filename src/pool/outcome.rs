@@ -109,11 +109,6 @@ impl Ended {
         }
     }
 
-    /// With what earlier attempts are now known to have cost besides.
-    pub fn with_correction(self, correction: Microdollars) -> Self {
-        Self { correction, ..self }
-    }
-
     /// With what was done in a directory of the attempt's own.
     pub fn with_work(self, work: Result<Option<pb::GitResult>, String>) -> Self {
         Self { work, ..self }
@@ -394,7 +389,7 @@ pub fn log_entry(said: Observation, now: Timestamp) -> Option<Kind> {
         }),
         Observation::Cost(spent) => Kind::Usage(pb::UsageUpdate {
             cost_microdollars: spent.cost.0,
-            usage: spent.usage,
+            usage: spent.usage.into_iter().take(DENIALS_MAX).collect(),
         }),
         Observation::TurnStarted { .. }
         | Observation::TurnEnded(_)

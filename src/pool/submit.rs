@@ -61,10 +61,7 @@ pub(super) async fn make(
     specs: Vec<pb::TaskSpec>,
     wish: Wish,
 ) -> Result<Made, Error> {
-    let fingerprint = wish.request.map(|_| match wish.again {
-        Some(task) => fingerprint::of_retry(task),
-        None => fingerprint::of_tasks(&specs, wish.group),
-    });
+    let fingerprint = wish.request.map(|_| fingerprint::of_wish(&specs, &wish));
     let known = fingerprint.unwrap_or_default();
     if let Some(made) = earlier(inner, caller, wish.request, known).await? {
         return Ok(made);

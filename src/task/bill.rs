@@ -68,8 +68,12 @@ pub(super) fn settle(change: &mut Change, bill: Bill) {
     }
 }
 
+/// Most models that are told apart; what others used is in the cost alone.
+const MODELS_MAX: usize = 100;
+
 /// Adds what a model used to what the others, or itself, used before.
 pub fn add(sum: &mut Vec<ModelUsage>, usage: ModelUsage) {
+    let has_room = sum.len() < MODELS_MAX;
     match sum.iter_mut().find(|known| known.model == usage.model) {
         Some(known) => {
             known.input_tokens += usage.input_tokens;
@@ -78,6 +82,7 @@ pub fn add(sum: &mut Vec<ModelUsage>, usage: ModelUsage) {
             known.cache_write_tokens += usage.cache_write_tokens;
             known.cost_microdollars += usage.cost_microdollars;
         }
-        None => sum.push(usage),
+        None if has_room => sum.push(usage),
+        None => {}
     }
 }

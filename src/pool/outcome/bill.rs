@@ -1,9 +1,15 @@
 //! What an attempt cost.
 
 use super::{Ended, How};
+use crate::money::Microdollars;
 use crate::task::Bill;
 
 impl Ended {
+    /// With what earlier attempts are now known to have cost besides.
+    pub fn with_correction(self, correction: Microdollars) -> Self {
+        Self { correction, ..self }
+    }
+
     /// What it cost, by its own word or as far as is known.
     pub(super) fn bill(&self) -> Bill {
         let turn = match &self.how {
