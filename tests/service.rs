@@ -34,6 +34,8 @@ mod limits;
 mod operator;
 #[path = "service/promises.rs"]
 mod promises;
+#[path = "service/requests.rs"]
+mod requests;
 #[path = "service/streams.rs"]
 mod streams;
 #[path = "service/tasks.rs"]

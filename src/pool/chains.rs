@@ -14,7 +14,7 @@ use super::inner::Inner;
 use super::submit::{self, Made};
 use super::{Pool, admission, isolation};
 use crate::chain::Arguments;
-use crate::error::{Error, Missing};
+use crate::error::Error;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb;
@@ -50,7 +50,7 @@ impl Pool {
         let fingerprint = fingerprint(b"chain", &call);
         if let Some(made) = submit::earlier(&self.inner, &self.caller, request, fingerprint).await?
         {
-            return first(&made);
+            return made.first();
         }
         let spec = self.expand_chain(&call.steps, "steps", &mut None).await?;
         let wish = Wish {
@@ -60,7 +60,8 @@ impl Pool {
             fingerprint,
             group: false,
         };
-        first(&make(&self.inner, wish, vec![("steps".to_owned(), spec)]).await?)
+        let made = make(&self.inner, wish, vec![("steps".to_owned(), spec)]).await?;
+        made.first()
     }
 
     /// Makes many chains durable, all or none; ids in the order given.
@@ -124,7 +125,7 @@ impl Pool {
         let fingerprint = fingerprint(b"workflow", &call);
         if let Some(made) = submit::earlier(&self.inner, &self.caller, request, fingerprint).await?
         {
-            return first(&made);
+            return made.first();
         }
         let spec = self.expand_workflow(name, &call.arguments).await?;
         let wish = Wish {
@@ -134,7 +135,8 @@ impl Pool {
             fingerprint,
             group: false,
         };
-        first(&make(&self.inner, wish, vec![("steps".to_owned(), spec)]).await?)
+        let made = make(&self.inner, wish, vec![("steps".to_owned(), spec)]).await?;
+        made.first()
     }
 
     /// Cancels a chain: after its current step, or with it (`now`).
@@ -161,11 +163,6 @@ impl Pool {
     ) -> Result<TaskId, Error> {
         let spec = record.spec.clone().unwrap_or_default();
         let plan = spec.chain.clone().unwrap_or_default();
-        let fingerprint = fingerprint(b"retry", &plan);
-        if let Some(made) = submit::earlier(&self.inner, &self.caller, request, fingerprint).await?
-        {
-            return first(&made);
-        }
         let received = spec.received.clone();
         let wish = Wish {
             caller: &self.caller,
@@ -177,18 +174,12 @@ impl Pool {
                 recovery: received.recovery,
             },
             request,
-            fingerprint,
+            fingerprint: submit::retry_fingerprint(record.task.id),
             group: false,
         };
-        first(&make(&self.inner, wish, vec![("steps".to_owned(), plan)]).await?)
+        let made = make(&self.inner, wish, vec![("steps".to_owned(), plan)]).await?;
+        made.first()
     }
-}
-
-fn first(made: &Made) -> Result<TaskId, Error> {
-    made.tasks
-        .first()
-        .copied()
-        .ok_or(Error::NotFound(Missing::DeletedTask))
 }
 
 fn fingerprint(kind: &[u8], call: &impl Message) -> [u8; 32] {

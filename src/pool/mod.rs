@@ -207,10 +207,7 @@ impl Pool {
         let made = self
             .make(vec![work.spec], work.request, !work.detach, false)
             .await?;
-        let task = *made
-            .tasks
-            .first()
-            .ok_or(Error::NotFound(Missing::DeletedTask))?;
+        let task = made.first()?;
         let attachment = self.attach(&made, work.request, work.detach).await;
         Ok(Running { task, attachment })
     }
@@ -221,14 +218,16 @@ impl Pool {
         let made = self
             .make(vec![work.spec], work.request, false, false)
             .await?;
-        made.tasks
-            .first()
-            .copied()
-            .ok_or(Error::NotFound(Missing::DeletedTask))
+        made.first()
     }
 
     /// Makes a new task from a finished one, with the same spec.
     pub async fn retry(&self, id: TaskId, request: Option<RequestId>) -> Result<TaskId, Error> {
+        let made = submit::retry_fingerprint(id);
+        let made = submit::earlier(&self.inner, &self.caller, request, made).await?;
+        if let Some(made) = made {
+            return made.first();
+        }
         let record = self.task(id).await?;
         if !record.task.state.is_end() {
             return Err(Error::TaskNotFinished(record.task.state));
@@ -237,11 +236,14 @@ impl Pool {
             return self.retry_chain(&record, request).await;
         }
         let spec = record.spec.unwrap_or_default().received.clone();
-        self.submit(Work {
+        let wish = Wish {
             request,
-            ..Work::from(spec)
-        })
-        .await
+            attached: false,
+            group: false,
+            again: Some(id),
+        };
+        let made = submit::make(&self.inner, &self.caller, vec![spec], wish).await?;
+        made.first()
     }
 
     /// Makes many tasks durable, all or none, and stays attached to them.
@@ -269,6 +271,7 @@ impl Pool {
             request,
             attached,
             group,
+            again: None,
         };
         submit::make(&self.inner, &self.caller, specs, wish).await
     }

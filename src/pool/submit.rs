@@ -35,6 +35,14 @@ pub(super) struct Made {
     pub now: bool,
 }
 
+impl Made {
+    /// The one task of a call that makes one.
+    pub fn first(&self) -> Result<TaskId, Error> {
+        let first = self.tasks.first().copied();
+        first.ok_or(Error::NotFound(Missing::DeletedTask))
+    }
+}
+
 /// How a call wants its tasks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish {
@@ -43,6 +51,8 @@ pub(super) struct Wish {
     pub attached: bool,
     /// Whether the specs are a fan-out.
     pub group: bool,
+    /// The task that is done again: then it is what was asked for.
+    pub again: Option<TaskId>,
 }
 
 /// Makes tasks durable, all or none; a repeat of a request makes none.
@@ -52,7 +62,10 @@ pub(super) async fn make(
     specs: Vec<pb::TaskSpec>,
     wish: Wish,
 ) -> Result<Made, Error> {
-    let fingerprint = wish.request.map(|_| fingerprint(&specs, wish.group));
+    let fingerprint = wish.request.map(|_| match wish.again {
+        Some(task) => retry_fingerprint(task),
+        None => fingerprint(&specs, wish.group),
+    });
     let known = fingerprint.unwrap_or_default();
     if let Some(made) = earlier(inner, caller, wish.request, known).await? {
         return Ok(made);
@@ -379,6 +392,15 @@ pub(super) async fn repeat(
         group: made.group,
         now: false,
     })
+}
+
+/// What a Retry asks, in 32 bytes: told apart from a call that makes the same
+/// task anew, and from a Retry of another.
+pub(super) fn retry_fingerprint(task: TaskId) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(b"retry");
+    hash.update(task.as_bytes());
+    hash.finalize().into()
 }
 
 /// What was asked, in 32 bytes: over the specs as received, before merging.

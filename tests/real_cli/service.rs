@@ -18,6 +18,8 @@ mod kills;
 mod operator;
 #[path = "../service/promises.rs"]
 mod promises;
+#[path = "../service/requests.rs"]
+mod requests;
 #[path = "../service/streams.rs"]
 mod streams;
 #[path = "../service/tasks.rs"]
