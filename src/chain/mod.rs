@@ -18,7 +18,7 @@ mod walk;
 
 pub use accept::{Limits, Skills, accept, check};
 pub use arguments::{Arguments, bind};
-pub use next::{Ending, Next, Outcome, Standing, StepEnd, next, result, standing};
+pub use next::{Ending, Next, Outcome, Standing, StepEnd, needs, next, result, standing};
 pub use progress::Progress;
 pub use variables::{is_path, variables};
 

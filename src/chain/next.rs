@@ -1,9 +1,11 @@
 //! What follows a step.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::walk::{Step, Walk, number};
+use super::template::Reference;
+use super::walk::{Step, Walk, number, reference};
 use crate::id::TaskId;
 use crate::money::Microdollars;
 use crate::pb::{self, FailureReason};
@@ -35,8 +37,8 @@ pub struct StepEnd {
     pub task: TaskId,
     /// How it ended.
     pub outcome: Outcome,
-    /// Its whole final text.
-    pub output: Arc<str>,
+    /// Its whole final text. `None`: it was not read, as [`needs`] allows.
+    pub output: Option<Arc<str>>,
     /// Its structured output as JSON text; `None` without a schema.
     pub structured: Option<Arc<str>>,
     /// Cost of all its attempts.
@@ -82,6 +84,30 @@ pub struct Standing {
     pub steps: Vec<pb::StepResult>,
     /// What follows.
     pub next: Next,
+}
+
+/// The steps whose whole texts decide what follows when one has ended: itself,
+/// and those that its recovery prompt and the next step's prompts refer to. Of
+/// any other it is known that it succeeded, and its text is wanted only when the
+/// chain ends.
+pub fn needs(spec: &pb::ChainSpec, ended: usize) -> BTreeSet<usize> {
+    let mut needed = BTreeSet::from([ended]);
+    for place in &spec.references {
+        let Ok(at) = usize::try_from(place.step_index) else {
+            continue;
+        };
+        if !(ended..=ended + 1).contains(&at) {
+            continue;
+        }
+        match reference(spec, place) {
+            Some(Reference::PreviousOutput) => needed.extend(at.checked_sub(1)),
+            Some(Reference::Step(name) | Reference::Variable(name, _)) => {
+                needed.extend(spec.steps.iter().position(|step| step.name == name));
+            }
+            Some(Reference::Error | Reference::Argument(_)) | None => {}
+        }
+    }
+    needed
 }
 
 /// What follows the steps that ended; see [`standing`].

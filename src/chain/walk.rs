@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::next::{Ending, Outcome, StepEnd};
@@ -132,8 +133,11 @@ impl<'a> Walk<'a> {
                 message: beginning(message, MESSAGE_BYTES_MAX).to_owned(),
             }),
             Outcome::Succeeded => {
+                let Some(output) = &end.output else {
+                    return Run::Good(end, BTreeMap::new());
+                };
                 let wanted = &self.spec.steps[index].output_vars;
-                match variables(wanted, end.structured.as_deref(), &end.output) {
+                match variables(wanted, end.structured.as_deref(), output) {
                     Ok(variables) => Run::Good(end, variables),
                     Err(message) => Run::Bad(Fault {
                         reason: FailureReason::Schema,
@@ -152,7 +156,7 @@ impl<'a> Walk<'a> {
     ) -> Step {
         self.past.push(Past {
             name: &self.spec.steps[index].name,
-            output: &end.output,
+            output: text(end),
             variables,
         });
         Step::Ended {
@@ -194,7 +198,7 @@ impl<'a> Walk<'a> {
             .filter_map(|recovery| self.end(index, recovery))
             .collect();
         let last = ends.last();
-        let output = last.map_or("", |end| &*end.output);
+        let output = last.map_or("", |end| text(end));
         let shown = beginning(output, STEP_OUTPUT_BYTES_MAX);
         let cost = ends
             .iter()
@@ -228,17 +232,11 @@ impl<'a> Walk<'a> {
     /// The prompt of a step, or with a fault, of its recovery.
     fn prompt(&self, index: usize, fault: Option<&Fault>) -> Result<String, Fault> {
         let step = &self.spec.steps[index];
-        let template = match (fault, &step.action) {
-            (Some(_), _) => recovery_prompt(step),
-            (None, Some(Action::Prompt(prompt))) => prompt,
-            (None, Some(Action::Skill(_)) | None) => "",
-        };
+        let template = template(step, fault.is_some());
         let places = self.spec.references.iter().filter_map(|place| {
             let here =
                 usize::try_from(place.step_index) == Ok(index) && place.recovery == fault.is_some();
-            let start = usize::try_from(place.offset).ok()?;
-            let length = usize::try_from(place.length).ok()?;
-            here.then_some(start..start.checked_add(length)?)
+            here.then(|| range(place))?
         });
         let unusable = |message: String| Fault {
             reason: FailureReason::InvalidRequest,
@@ -268,6 +266,36 @@ impl<'a> Walk<'a> {
         };
         Some(Cow::Borrowed(value))
     }
+}
+
+/// What a step's task said, as far as it was read.
+fn text(end: &StepEnd) -> &str {
+    end.output.as_deref().unwrap_or_default()
+}
+
+/// A step's prompt, or its recovery's.
+fn template(step: &pb::ChainStep, recovery: bool) -> &str {
+    match &step.action {
+        _ if recovery => recovery_prompt(step),
+        Some(Action::Prompt(prompt)) => prompt,
+        Some(Action::Skill(_)) | None => "",
+    }
+}
+
+fn range(place: &pb::ChainReference) -> Option<Range<usize>> {
+    let start = usize::try_from(place.offset).ok()?;
+    let length = usize::try_from(place.length).ok()?;
+    Some(start..start.checked_add(length)?)
+}
+
+/// What a place of a chain's prompts refers to.
+pub(super) fn reference<'s>(
+    spec: &'s pb::ChainSpec,
+    place: &pb::ChainReference,
+) -> Option<Reference<'s>> {
+    let step = spec.steps.get(usize::try_from(place.step_index).ok()?)?;
+    let inner = template(step, place.recovery).get(range(place)?)?;
+    Reference::parse(inner.strip_prefix('{')?.strip_suffix('}')?)
 }
 
 fn recovery_prompt(step: &pb::ChainStep) -> &str {

@@ -49,16 +49,40 @@ pub(super) async fn follow(inner: &Inner, step: &Change) -> Result<Vec<Change>, 
     let Some(spec) = chain.spec.filter(|_| !chain.task.state.is_end()) else {
         return Ok(Vec::new());
     };
-    let mut ended: Vec<Record> = steps(inner, id, Parts::RESULT).await?;
-    ended.retain(|record| record.task.state.is_end() && record.task.id != step.task.id);
-    let before = ended.len();
-    ended.push(Record {
+    let last = Record {
         task: step.task.clone(),
         spec: None,
         result: step.result.clone(),
-    });
-    advance(inner, &chain.task, &spec, &ended, before)
-        .map_err(|error| StoreError::Unavailable(error.to_string()))
+    };
+    let needed = (spec.chain.as_ref()).map(|plan| chain::needs(plan, step.task.place as usize));
+    let needed = needed.unwrap_or_default();
+    let earlier = |parts| async move {
+        let mut earlier = steps(inner, id, parts).await?;
+        earlier.retain(|record| record.task.state.is_end() && record.task.id != step.task.id);
+        Ok::<_, StoreError>(earlier)
+    };
+    let what_follows = |mut ended: Vec<Record>| {
+        let before = ended.len();
+        ended.push(last.clone());
+        advance(inner, &chain.task, &spec, &ended, before)
+            .map_err(|error| StoreError::Unavailable(error.to_string()))
+    };
+    let mut ended = earlier(Parts::ROW).await?;
+    for record in &mut ended {
+        if needed.contains(&(record.task.place as usize)) {
+            let whole = inner.store.record(record.task.id, Parts::RESULT).await?;
+            record.result = whole.and_then(|whole| whole.result);
+        }
+    }
+    let changes = what_follows(ended)?;
+    match changes
+        .iter()
+        .any(|change| change.task.id == id && change.task.state.is_end())
+    {
+        false => Ok(changes),
+        // What the chain gives tells of every step.
+        true => what_follows(earlier(Parts::RESULT).await?),
+    }
 }
 
 /// The tasks of a chain's steps, in order of their making.
@@ -80,8 +104,13 @@ async fn steps(inner: &Inner, chain: TaskId, parts: Parts) -> Result<Vec<Record>
 
 /// The last ref that a chain's steps have left, so that the next goes on from it.
 pub(super) async fn last_ref(inner: &Inner, chain: TaskId) -> Result<Option<String>, StoreError> {
-    let steps = steps(inner, chain, Parts::RESULT).await?;
-    Ok(isolation::latest(&steps).map(|git| git.r#ref))
+    for step in steps(inner, chain, Parts::ROW).await?.iter().rev() {
+        let whole = inner.store.record(step.task.id, Parts::RESULT).await?;
+        if let Some(git) = isolation::latest(whole.as_slice()) {
+            return Ok(Some(git.r#ref));
+        }
+    }
+    Ok(None)
 }
 
 /// What follows when the tasks in `ended` have ended; the first `before` of
@@ -210,7 +239,10 @@ fn step_end(record: &Record, earlier: &[Record]) -> StepEnd {
                 message: failure.map(|f| f.message.clone()).unwrap_or_default(),
             },
         },
-        output: result.output.as_str().into(),
+        output: record
+            .result
+            .as_ref()
+            .map(|result| result.output.as_str().into()),
         structured: (!result.structured_output_json.is_empty())
             .then(|| result.structured_output_json.as_str().into()),
         cost: task.cost,

@@ -260,7 +260,7 @@ proptest! {
             recovery: false,
             task: crate::id::TaskId::new(),
             outcome: crate::chain::Outcome::Succeeded,
-            output: answer.into(),
+            output: Some(answer.into()),
             structured: None,
             cost: crate::money::Microdollars::ZERO,
             duration: Duration::ZERO,

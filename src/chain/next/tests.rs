@@ -35,7 +35,7 @@ fn ended(step_index: usize, recovery: bool, outcome: Outcome, output: &str) -> S
         recovery,
         task: TaskId::new(),
         outcome,
-        output: output.into(),
+        output: Some(output.into()),
         structured: None,
         cost: Microdollars(10),
         duration: Duration::from_secs(1),
@@ -337,4 +337,46 @@ proptest! {
         }));
         prop_assert_eq!(&progress.snapshot().completed_steps, &result.steps);
     }
+}
+
+#[test]
+fn what_follows_is_the_same_without_the_texts_that_nothing_refers_to() {
+    let mut a = step("a", "one");
+    a.output_vars = [("v".into(), "x".into())].into();
+    let d = recovering(
+        step("d", "{steps.a} {previous_output}"),
+        "{steps.b} {error}",
+    );
+    let steps = [
+        a,
+        step("b", "{steps.a.v}"),
+        step("c", "three"),
+        d,
+        step("e", "{steps.c}"),
+    ];
+    let plan = chain(&steps);
+    let ends = [
+        good(0, r#"{"x": 1}"#),
+        good(1, "of b"),
+        good(2, "of c"),
+        bad(3, "it broke"),
+    ];
+    let wanted: [&[usize]; 4] = [&[0], &[0, 1, 2], &[0, 1, 2], &[0, 1, 2, 3]];
+    for (last, wanted) in wanted.into_iter().enumerate() {
+        let needed = needs(&plan, last);
+        assert!(
+            needed.iter().all(|place| wanted.contains(place)),
+            "{needed:?}"
+        );
+        let whole = &ends[..=last];
+        let mut part = whole.to_vec();
+        for end in &mut part {
+            if !needed.contains(&end.step_index) {
+                end.output = None;
+            }
+        }
+        let follows = |ends: &[StepEnd]| next(&plan, ends, false, LIMIT);
+        assert_eq!(follows(&part), follows(whole), "after {last}");
+    }
+    assert_eq!(needs(&plan, 0), [0].into(), "the step before, no more");
 }
