@@ -63,6 +63,8 @@ struct Shared {
     record: Option<Mutex<VecDeque<Received>>>,
     count: watch::Sender<u64>,
     counters: Mutex<Counters>,
+    /// What every request for a message meets, whatever its script says.
+    fault: Mutex<Option<FaultKind>>,
     stop: CancellationToken,
 }
 
@@ -102,6 +104,7 @@ impl StandIn {
             record,
             count: watch::Sender::new(0),
             counters: Mutex::default(),
+            fault: Mutex::default(),
             stop: stop.clone(),
         });
         let app = Router::new().fallback(answer).with_state(shared.clone());
@@ -151,6 +154,16 @@ impl StandIn {
         let mut count = self.shared.count.subscribe();
         let seen = count.wait_for(|count| *count >= n).await;
         seen.map_or(0, |count| *count)
+    }
+
+    /// From now on every request for a message meets this, whatever its script
+    /// says; `None`: nothing but what the script says.
+    pub fn fault(&self, fault: Option<FaultKind>) {
+        *self
+            .shared
+            .fault
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
     /// Stops listening, cuts what still hangs and waits until all has ended.
@@ -240,6 +253,10 @@ async fn messages(
     body_bytes: usize,
     session: Option<String>,
 ) -> Response {
+    let all = *shared.fault.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kind) = all {
+        return fault(shared, kind).await;
+    }
     let asked = asked(body);
     let steps = script::parse(&asked.prompt);
     let answers = script::answers(&steps, offers_structured_output(body));

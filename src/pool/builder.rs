@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::hold::Hold;
 use super::inner::Inner;
 use super::shelf::Shelf;
 use super::workspace::Roots;
@@ -156,7 +157,7 @@ impl Builder {
             budget_limited: AtomicBool::new(totals.funds.limit.is_some()),
             supervisor: watch::channel(true).0,
             paused: Default::default(),
-            hold: Default::default(),
+            hold: Hold::new(self.options.limit_wait),
             scaling: Default::default(),
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),

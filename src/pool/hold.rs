@@ -8,15 +8,14 @@ use crate::clock::Timestamp;
 use crate::id::TaskId;
 use crate::pb;
 
-/// First wait where the provider does not say when the limit lifts; doubled
-/// each time it has not.
-const FIRST_WAIT: Duration = Duration::from_secs(60);
 /// Longest such wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// The hold, if there is one.
-#[derive(Default)]
 pub(super) struct Hold {
+    /// First wait where the provider does not say when the limit lifts; doubled
+    /// each time it has not.
+    first_wait: Duration,
     state: Mutex<Option<Held>>,
 }
 
@@ -43,6 +42,13 @@ pub(super) enum Gate {
 }
 
 impl Hold {
+    pub fn new(first_wait: Duration) -> Self {
+        Self {
+            first_wait,
+            state: Mutex::default(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,7 +82,9 @@ impl Hold {
             (Some(held), None) if held.until > now => return,
             (Some(held), None) => held.guesses.max(1),
         };
-        let doubled = FIRST_WAIT.saturating_mul(1 << guesses.saturating_sub(1).min(16));
+        let doubled = self
+            .first_wait
+            .saturating_mul(1 << guesses.saturating_sub(1).min(16));
         *state = Some(Held {
             until: lifts.unwrap_or_else(|| now.after(doubled.min(LONGEST_WAIT))),
             estimated: lifts.is_none(),
@@ -109,6 +117,7 @@ impl Hold {
             until: Some(held.until.to_proto()),
             estimated: held.estimated,
             message: held.message.clone(),
+            reason: pb::FailureReason::RateLimited as i32,
         })
     }
 }
@@ -117,13 +126,17 @@ impl Hold {
 mod tests {
     use super::*;
 
+    fn hold() -> Hold {
+        Hold::new(Duration::from_secs(60))
+    }
+
     fn seconds(s: i64) -> Timestamp {
         Timestamp(s * 1_000_000)
     }
 
     #[test]
     fn a_known_reset_time_is_waited_for_exactly_and_then_one_goes_ahead() {
-        let (hold, task) = (Hold::default(), TaskId::new());
+        let (hold, task) = (hold(), TaskId::new());
         hold.limited(task, Some(seconds(100)), "limit", seconds(0));
         assert_eq!(hold.gate(seconds(99)), Gate::Shut(Some(seconds(100))));
         assert_eq!(hold.gate(seconds(100)), Gate::Probe);
@@ -135,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_guessed_wait_doubles_each_time_the_probe_meets_the_limit_up_to_a_quarter_of_an_hour() {
-        let (hold, task) = (Hold::default(), TaskId::new());
+        let (hold, task) = (hold(), TaskId::new());
         let mut now = seconds(0);
         let mut waits = Vec::new();
         for _ in 0..6 {
@@ -152,7 +165,7 @@ mod tests {
 
     #[test]
     fn others_that_meet_the_same_limit_do_not_lengthen_the_wait() {
-        let hold = Hold::default();
+        let hold = hold();
         hold.limited(TaskId::new(), None, "limit", seconds(0));
         hold.limited(TaskId::new(), None, "limit", seconds(10));
         assert_eq!(hold.gate(seconds(10)), Gate::Shut(Some(seconds(60))));
@@ -160,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_tells_nothing_lets_another_go_ahead() {
-        let (hold, task) = (Hold::default(), TaskId::new());
+        let (hold, task) = (hold(), TaskId::new());
         hold.limited(task, None, "limit", seconds(0));
         hold.probes(task);
         assert!(hold.ended(task));

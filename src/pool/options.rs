@@ -64,6 +64,11 @@ pub struct Options {
     /// (the provider is overloaded, the connection breaks). Range: 1 to 100.
     /// Default 3.
     pub attempts_max: u32,
+    /// Wait before the provider is tried again that limits rate or usage and
+    /// does not say until when; doubled each time, up to 15 min. Range: 1 s to
+    /// 15 min. Default 60 s.
+    #[serde(with = "humantime_serde")]
+    pub limit_wait: Duration,
     /// Attempts that one process serves before it is replaced. Default 50: its
     /// memory was seen to grow slowly over resets.
     pub process_attempts_max: u32,
@@ -247,6 +252,7 @@ impl Default for Options {
             request_ttl: Duration::from_secs(24 * 3600),
             drain_timeout: Duration::from_secs(30),
             attempts_max: 3,
+            limit_wait: Duration::from_secs(60),
             process_attempts_max: 50,
             process_memory_max: 450_000_000,
             launch_backoff: Duration::from_millis(250),
@@ -351,6 +357,10 @@ impl Options {
         check(
             self.process_attempts_max >= 1,
             "process_attempts_max must be 1 or more",
+        );
+        check(
+            (Duration::from_secs(1)..=Duration::from_secs(900)).contains(&self.limit_wait),
+            "limit_wait must be 1s to 15m",
         );
         check(self.max_restarts <= 1000, "max_restarts must be 0 to 1000");
         found

@@ -937,6 +937,7 @@ async fn a_limit_that_says_when_it_lifts_is_waited_for_until_then() {
         .await;
     let hold = rig.pool.status().await.expect("told").hold.expect("held");
     assert!(!hold.estimated);
+    assert_eq!(hold.reason(), FailureReason::RateLimited);
     assert_eq!(hold.until.expect("told").seconds, lifts);
     rig.agent.limit(false);
     let record = rig.end(id).await;

@@ -9,6 +9,7 @@
 
 mod agent;
 mod conversations;
+mod limits;
 mod promises;
 mod service;
 #[path = "../support/mod.rs"]
