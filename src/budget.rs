@@ -22,6 +22,19 @@ pub enum Entry {
         /// without telling.
         estimated: bool,
     },
+    /// An earlier attempt had cost so much more than was booked for it, as its
+    /// session told when it was resumed.
+    Correct(Microdollars),
+}
+
+impl Entry {
+    /// What it adds to the money spent.
+    pub fn spent(self) -> Microdollars {
+        match self {
+            Entry::Reserve(_) => Microdollars::ZERO,
+            Entry::Settle { cost, .. } | Entry::Correct(cost) => cost,
+        }
+    }
 }
 
 /// The pool's money at one moment.
@@ -57,14 +70,23 @@ impl Funds {
         .covers(amount)
     }
 
+    /// The funds after a movement; `None`: a reservation that they do not cover.
+    pub fn book(self, entry: Entry) -> Option<Self> {
+        match entry {
+            Entry::Reserve(amount) if !self.covers(amount) => None,
+            Entry::Reserve(_) | Entry::Settle { .. } | Entry::Correct(_) => Some(self.after(entry)),
+        }
+    }
+
     /// The funds after a movement.
     pub fn after(mut self, entry: Entry) -> Self {
+        self.spent = self.spent.saturating_add(entry.spent());
         match entry {
             Entry::Reserve(amount) => self.reserved = self.reserved.saturating_add(amount),
-            Entry::Settle { reserved, cost, .. } => {
+            Entry::Settle { reserved, .. } => {
                 self.reserved = self.reserved.saturating_sub(reserved);
-                self.spent = self.spent.saturating_add(cost);
             }
+            Entry::Correct(_) => {}
         }
         self
     }

@@ -30,6 +30,8 @@ mod isolation;
 mod kills;
 #[path = "service/limits.rs"]
 mod limits;
+#[path = "service/money.rs"]
+mod money;
 #[path = "service/operator.rs"]
 mod operator;
 #[path = "service/promises.rs"]

@@ -22,6 +22,8 @@ pub struct Session {
     /// Role and text, in order.
     pub messages: Vec<(String, String)>,
     pub cost_usd: f64,
+    /// What of it was there when the conversation was resumed.
+    pub restored_usd: f64,
     /// By model, since the start of the conversation.
     pub spent: BTreeMap<String, Spent>,
     /// By model, since the last result.
@@ -98,6 +100,7 @@ impl Session {
         {
             if let Some(usd) = line["usd"].as_f64() {
                 session.cost_usd = usd;
+                session.restored_usd = usd;
             } else if let Some(said) = line["message"]["content"].as_str() {
                 session.say(line["message"]["role"].as_str().unwrap_or("user"), said);
             }

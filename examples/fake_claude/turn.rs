@@ -106,11 +106,7 @@ impl Cli {
         } else {
             line
         };
-        if !self.args.no_persistence
-            && let Err(e) = self.session.save(&self.cwd)
-        {
-            eprintln!("session not saved: {e}");
-        }
+        self.save();
         let errors = [&json!("error_max_turns"), &json!("error_max_budget_usd")];
         self.exit_code =
             i32::from(errors.contains(&&line["subtype"]) || line["terminal_reason"] == "api_error");
@@ -127,6 +123,15 @@ impl Cli {
                 uuid: None,
                 origin: Some(json!({"kind": "task-notification", "producer": "session-task"})),
             });
+        }
+    }
+
+    /// Writes the conversation to its file, if it is to be saved.
+    fn save(&self) {
+        if !self.args.no_persistence
+            && let Err(e) = self.session.save(&self.cwd)
+        {
+            eprintln!("session not saved: {e}");
         }
     }
 
@@ -289,6 +294,7 @@ impl Cli {
                     _ => None,
                 });
                 self.session.say("assistant", texts.collect::<String>());
+                self.save();
                 return Ok(end);
             }
             cuts -= 1;
@@ -377,6 +383,6 @@ impl Cli {
     fn over_budget(&self) -> bool {
         self.args
             .max_budget_usd
-            .is_some_and(|max| self.session.cost_usd > max)
+            .is_some_and(|max| self.session.cost_usd - self.session.restored_usd > max)
     }
 }

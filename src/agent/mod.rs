@@ -123,6 +123,9 @@ pub enum Observation {
         permission_mode: String,
         /// The working directory in force.
         working_dir: String,
+        /// What the conversation has cost before this turn, as the agent
+        /// counts; a resumed one may have forgotten some of it.
+        total: Microdollars,
     },
     /// A piece of the answer.
     TextDelta {
@@ -192,7 +195,7 @@ pub enum Observation {
         message: String,
     },
     /// Answer to [`Session::ask_usage`]: what this turn cost so far.
-    Cost(Microdollars),
+    Cost(Spent),
     /// The turn is over. The process lives.
     TurnEnded(Box<TurnEnd>),
     /// The process is gone, and with it the turn, if one was under way.
@@ -201,6 +204,15 @@ pub enum Observation {
     Violation(String),
     /// It said something that means nothing to us: a sign of life.
     Alive,
+}
+
+/// What a turn has cost so far.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Spent {
+    /// In all.
+    pub cost: Microdollars,
+    /// The same per model.
+    pub usage: Vec<ModelUsage>,
 }
 
 /// How a turn ended.
@@ -308,6 +320,12 @@ pub trait Session: Send {
     /// Resident memory of the whole tree, in bytes. May read `/proc`: call it
     /// where blocking for a moment is allowed.
     fn memory_bytes(&self) -> u64;
+
+    /// Whether the next turn may cost so much before a cap of the agent's own
+    /// ends it: that cap counts all turns of a conversation.
+    fn has_left(&self, _amount: Microdollars) -> bool {
+        true
+    }
 
     /// Gives a spare its placement. Once only.
     async fn claim(&mut self, placement: &Placement) -> Result<(), AgentError>;

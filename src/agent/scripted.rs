@@ -10,6 +10,7 @@
 //! | `stuck` | nothing more, whatever is asked |
 //! | `wait MS` | time passes |
 //! | `cost MICRODOLLARS` | what the turn costs so far |
+//! | `spend MICRODOLLARS` | the same, and nothing is told of it until the turn ends |
 //! | `fail STATUS` | the turn ends as an API failure of that status |
 //! | `limited [SECONDS]` | while the test limits: a rate limit that lifts then, which ends the turn |
 //! | `retrying STATUS` | a request is tried again after that status |
@@ -30,11 +31,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Agent, AgentError, Dials, Launch, Observation, Placement, Probe, ProcessEnd, Session, Turn,
-    TurnEnd, TurnError, Unclean,
+    Agent, AgentError, Dials, Launch, Observation, Placement, Probe, ProcessEnd, Session, Spent,
+    Turn, TurnEnd, TurnError, Unclean,
 };
 use crate::money::Microdollars;
-use shared::Shared;
+use shared::{Shared, usage};
 
 /// The agent. Clones share what they count.
 #[derive(Clone, Default)]
@@ -79,6 +80,7 @@ impl Agent for Scripted {
             prompts,
             turns: 0,
             turn: None,
+            began_at: Microdollars::ZERO,
             interrupted: false,
             usage_asked: false,
             dirty: false,
@@ -103,6 +105,8 @@ struct Process {
     /// API messages of the turn.
     turns: i32,
     turn: Option<Playing>,
+    /// What the conversation had cost before the turn.
+    began_at: Microdollars,
     interrupted: bool,
     usage_asked: bool,
     dirty: bool,
@@ -136,6 +140,7 @@ impl Process {
             },
             error,
             cost,
+            usage: usage(cost),
             turns: self.turns,
             session_id: self.session.clone(),
             model: self
@@ -167,6 +172,24 @@ impl Process {
         }
     }
 
+    /// The turn costs so much by now. The conversation remembers it.
+    fn spend(&mut self, microdollars: &str) {
+        let cost = Microdollars(microdollars.parse().unwrap_or(0));
+        if let Some(playing) = self.turn.as_mut() {
+            playing.cost = cost;
+        }
+        let total = self.began_at.saturating_add(cost);
+        self.shared.totals().insert(self.session.clone(), total);
+    }
+
+    fn spent(&self) -> Observation {
+        let cost = self.turn.as_ref().map_or(Microdollars::ZERO, |p| p.cost);
+        Observation::Cost(Spent {
+            cost,
+            usage: usage(cost),
+        })
+    }
+
     fn play(&mut self, line: &str) -> Option<Observation> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let playing = self.turn.as_mut()?;
@@ -190,8 +213,12 @@ impl Process {
                 return Some(self.message("tool_use"));
             }
             "cost" => {
-                playing.cost = Microdollars(rest.parse().unwrap_or(0));
-                return Some(Observation::Cost(playing.cost));
+                self.spend(rest);
+                return Some(self.spent());
+            }
+            "spend" => {
+                self.spend(rest);
+                return Some(Observation::Alive);
             }
             "fail" => return Some(self.api_failure(rest.parse().unwrap_or(0))),
             "limited" => {
@@ -277,7 +304,9 @@ impl Session for Process {
             model: "scripted".to_owned(),
             permission_mode: String::new(),
             working_dir: String::new(),
+            total: self.shared.total(&self.session),
         };
+        self.began_at = self.shared.total(&self.session);
         self.turn = Some(Playing {
             lines,
             output: String::new(),
@@ -297,7 +326,7 @@ impl Session for Process {
             }
             if self.usage_asked {
                 self.usage_asked = false;
-                return Observation::Cost(playing.cost);
+                return self.spent();
             }
             let stuck = playing.lines.front().is_some_and(|line| line == "stuck");
             if self.interrupted && !stuck {

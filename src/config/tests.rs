@@ -11,6 +11,13 @@ fn an_empty_file_gives_the_defaults() {
 }
 
 #[test]
+fn the_cap_of_the_cli_itself_is_the_operators_ceiling() {
+    let ceiling = Microdollars(2_500_000);
+    let options = Agent::default().options("claude".into(), "/state".into(), ceiling);
+    assert_eq!(options.budget_backstop, Some(ceiling));
+}
+
+#[test]
 fn a_file_changes_only_what_it_names() {
     let config = Config::parse("[pool]\nslots = 7\nstall_timeout = '30s'\n").unwrap();
 

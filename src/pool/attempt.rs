@@ -20,13 +20,13 @@ use super::requirement::requirement;
 use super::second_chance;
 use super::slot::Slot;
 use super::{admission, chain_steps, isolation};
-use crate::agent::Observation;
+use crate::agent::{Observation, Spent};
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
 use crate::pb::{ProcessOrigin, RequeueReason};
 use crate::store::{ClaimedTask, Fence, StoreError};
 use crate::task::apply::Requeue;
-use crate::task::{Spec, Task, TaskEvent, apply};
+use crate::task::{Bill, Spec, Task, TaskEvent, apply};
 use crate::workspace::Isolated;
 
 /// What became of the slot's process.
@@ -60,11 +60,15 @@ pub(super) async fn run(
             origin,
             session,
             workspace,
+            correction,
+            offset,
             ..
         } = attempt;
         if let Some(session) = session {
             task.session_id = session;
+            task.session_offset = offset;
         }
+        let ended = ended.with_correction(correction);
         slot.resetting(inner);
         let grace = inner.options.cancel_grace / 2;
         if let Some(isolated) = workspace {
@@ -152,24 +156,18 @@ pub(super) async fn hand_back(inner: &Inner, task: &Task) {
         attempt: task.attempt,
     };
     let log = Log::new(fence, Size::default());
-    let ended = Ended::stopped(Stop::HandBack, None, Microdollars::ZERO);
+    let ended = Ended::unbegun(Stop::HandBack);
     conclude(inner, task, log, ended, ProcessOrigin::Unspecified).await;
 }
 
 /// An attempt goes back to the queue because of us: it burns nothing.
-pub(super) fn requeue(
-    task: &Task,
-    reason: RequeueReason,
-    cost: Microdollars,
-    now: Timestamp,
-) -> TaskEvent {
+pub(super) fn requeue(task: &Task, reason: RequeueReason, bill: Bill, now: Timestamp) -> TaskEvent {
     TaskEvent::Requeue(Requeue {
         attempt: task.attempt,
         reason,
         burn: false,
         ready_time: now,
-        cost,
-        estimated: cost != Microdollars::ZERO,
+        bill,
         failure_reason: crate::pb::FailureReason::Unspecified,
         message: String::new(),
     })
@@ -186,6 +184,12 @@ struct Attempt<'a> {
     spent: bool,
     /// The session; `None`: there was none.
     session: Option<String>,
+    /// The session's total less the task's cost, as the attempt began.
+    offset: i64,
+    /// What earlier attempts had cost besides, as the resumed session tells.
+    correction: Microdollars,
+    /// Whether it goes on with the session that an earlier attempt left.
+    resumes: bool,
     /// The attempt's own directory, if it has one.
     workspace: Option<Isolated>,
     /// When the attempt has run too long.
@@ -209,6 +213,9 @@ impl<'a> Attempt<'a> {
             origin: ProcessOrigin::Unspecified,
             spent: false,
             session: None,
+            offset: 0,
+            correction: Microdollars::ZERO,
+            resumes: false,
             workspace: None,
             deadline: started + admission::run_timeout(&spec.effective, &inner.options),
             started,
@@ -216,6 +223,10 @@ impl<'a> Attempt<'a> {
     }
 
     async fn drive(&mut self, bench: &mut Bench) -> Ended {
+        if self.task.remaining_budget() == Microdollars::ZERO {
+            // The first request would be above it.
+            return Ended::unbegun(Stop::Budget);
+        }
         let dir = match self
             .inner
             .roots
@@ -249,9 +260,10 @@ impl<'a> Attempt<'a> {
         let inner = self.inner;
         let budget = self.task.remaining_budget();
         let turns_max = self.spec.effective.max_turns;
+        let structured = self.spec.effective.json_schema.is_some();
         let mut tools_running: usize = 0;
         let mut turns = 0;
-        let mut cost = Microdollars::ZERO;
+        let mut known = Spent::default();
         let mut stall = Instant::now() + inner.options.stall_timeout;
         // What we stop for, and when patience ends.
         let mut stop: Option<(Stop, Instant)> = None;
@@ -265,7 +277,7 @@ impl<'a> Attempt<'a> {
                     match written {
                         None => {}
                         Some(Ok(committed)) => inner.hub.publish(&committed, None),
-                        Some(Err(StoreError::Fenced)) => return Ended::stopped(Stop::Fenced, None, cost),
+                        Some(Err(StoreError::Fenced)) => return Ended::stopped(Stop::Fenced, None, known),
                         // The result matters more than its deltas.
                         Some(Err(error)) => warn!(?error, "a piece of the log was not written"),
                     }
@@ -283,7 +295,7 @@ impl<'a> Attempt<'a> {
                 }
                 () = wait_until(stop.as_ref().map(|(_, until)| *until)), if stop.is_some() => {
                     let (why, _) = stop.expect("just seen");
-                    return Ended::stopped(why, None, cost);
+                    return Ended::stopped(why, None, known);
                 }
                 said = session.next(), if self.log.has_room() => {
                     stall = Instant::now() + inner.options.stall_timeout;
@@ -295,13 +307,13 @@ impl<'a> Attempt<'a> {
                             outcome::hold_to_schema(&mut end, &self.spec.effective);
                             return match stop {
                                 None => Ended::turn(*end, duration),
-                                Some((why, _)) => Ended::stopped(why, Some((*end, duration)), cost),
+                                Some((why, _)) => Ended::stopped(why, Some((*end, duration)), known),
                             };
                         }
                         Observation::ProcessEnded(end) => {
                             return match stop {
-                                None => Ended::died(end, cost),
-                                Some((why, _)) => Ended::stopped(why, None, cost),
+                                None => Ended::died(end, known),
+                                Some((why, _)) => Ended::stopped(why, None, known),
                             };
                         }
                         Observation::RateLimited { resets_at, ref message } => {
@@ -312,26 +324,30 @@ impl<'a> Attempt<'a> {
                         Observation::Retrying { api_status: Some(401), .. } => {
                             wanted = Some(Stop::Authentication);
                         }
-                        Observation::Violation(what) => return Ended::violation(what, cost),
-                        Observation::Cost(so_far) => {
-                            cost = so_far;
-                            self.log.cost(so_far);
-                            if so_far > budget {
+                        Observation::Violation(what) => return Ended::violation(what, known),
+                        Observation::Cost(ref so_far) => {
+                            known.clone_from(so_far);
+                            self.log.cost(so_far.cost);
+                            if so_far.cost > budget {
                                 wanted = Some(Stop::Budget);
                             }
                         }
                         Observation::Message { ref stop_reason, .. } => {
                             turns += 1;
-                            if stop_reason == "tool_use" {
-                                // More is to come: what it cost so far is
-                                // asked while the tool runs.
+                            // More is to come, of the agent itself, of a tool that
+                            // is a subagent, or in the form that is asked for:
+                            // what it cost so far is asked meanwhile.
+                            if stop_reason != "end_turn" || tools_running > 0 || structured {
                                 let _ = session.ask_usage().await;
+                            }
+                            if stop_reason == "tool_use" {
                                 if turns_max.is_some_and(|max| turns >= max) {
                                     wanted = Some(Stop::MaxTurns);
                                 }
                             }
                         }
-                        Observation::TurnStarted { ref session_id, .. } => {
+                        Observation::TurnStarted { ref session_id, total, .. } => {
+                            self.begins_at(total);
                             self.has_session(session_id);
                         }
                         Observation::ToolUse { .. } => tools_running += 1,
@@ -352,7 +368,7 @@ impl<'a> Attempt<'a> {
             let patience = inner.options.cancel_grace / 2;
             stop = Some((wanted, Instant::now() + patience));
             if session.interrupt().await.is_err() {
-                return Ended::stopped(wanted, None, cost);
+                return Ended::stopped(wanted, None, known);
             }
         }
     }

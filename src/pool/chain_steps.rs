@@ -1,5 +1,7 @@
 //! The steps of chains: what follows when one ends, and when one is tried again.
 
+mod result;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,14 +144,9 @@ pub(super) fn advance(
     let standing = chain::standing(plan, &ends, cancelling, limit);
     let finished = standing.steps.get(told..).unwrap_or_default().to_vec();
     let mut changes = Vec::new();
-    let end_as = |state: State| pb::TaskResult {
-        git: isolation::latest(ended),
-        ..task_result(
-            state,
-            chain::result(plan, &ends, state == State::Cancelled, limit),
-            chain,
-            now,
-        )
+    let end_as = |state: State| {
+        let whole = chain::result(plan, &ends, state == State::Cancelled, limit);
+        result::task_result(state, whole, chain, ended, now)
     };
     let end = match standing.next {
         Next::Run {
@@ -255,36 +252,6 @@ fn step_end(record: &Record, earlier: &[Record]) -> StepEnd {
     }
 }
 
-fn task_result(
-    state: State,
-    chain: pb::ChainResult,
-    row: &Task,
-    now: crate::clock::Timestamp,
-) -> pb::TaskResult {
-    let failed = chain
-        .steps
-        .iter()
-        .find(|step| !step.success && !step.skipped);
-    let failure = (state == State::Failed).then(|| pb::Failure {
-        reason: FailureReason::StepFailed as i32,
-        message: failed.map_or_else(String::new, |step| {
-            format!("step {} failed: {}", step.name, step.failure_message)
-        }),
-        ..pb::Failure::default()
-    });
-    let begun = row.start_time.unwrap_or(row.create_time);
-    pb::TaskResult {
-        output_bytes: i64::try_from(chain.final_output.len()).unwrap_or(i64::MAX),
-        output: chain.final_output.clone(),
-        success: state == State::Succeeded,
-        cost_microdollars: chain.total_cost_microdollars,
-        duration: prost_types::Duration::try_from(now.since(begun)).ok(),
-        failure,
-        chain: Some(chain),
-        ..pb::TaskResult::default()
-    }
-}
-
 /// Notes in the chain's log that a step's attempt began.
 pub(super) async fn step_started(inner: &Inner, step: &Task) {
     let Some(id) = step.parent else { return };
@@ -352,8 +319,7 @@ pub(super) async fn retry(
         reason: RequeueReason::Retry,
         burn: true,
         ready_time: inner.now().after(wait),
-        cost: outcome.cost,
-        estimated: outcome.estimated,
+        bill: outcome.bill.clone(),
         failure_reason: failure.map_or(FailureReason::Unspecified, pb::Failure::reason),
         message: failure.map(|f| f.message.clone()).unwrap_or_default(),
     }))

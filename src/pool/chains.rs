@@ -6,13 +6,10 @@
 
 use std::sync::Arc;
 
-use prost::Message;
-use sha2::{Digest, Sha256};
-
 use super::chain_steps::{advance, cancel_steps, step_spec};
 use super::inner::Inner;
 use super::submit::{self, Made};
-use super::{Pool, admission, isolation};
+use super::{Pool, admission, fingerprint, isolation};
 use crate::chain::Arguments;
 use crate::error::Error;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
@@ -47,7 +44,7 @@ impl Pool {
             options,
             request_id: String::new(),
         };
-        let fingerprint = fingerprint(b"chain", &call);
+        let fingerprint = fingerprint::of_call(b"chain", &call);
         if let Some(made) = submit::earlier(&self.inner, &self.caller, request, fingerprint).await?
         {
             return made.first();
@@ -76,7 +73,7 @@ impl Pool {
             options,
             request_id: String::new(),
         };
-        let fingerprint = fingerprint(b"chains", &call);
+        let fingerprint = fingerprint::of_call(b"chains", &call);
         let earlier = submit::earlier(&self.inner, &self.caller, request, fingerprint).await?;
         let made = match earlier {
             Some(made) => made,
@@ -122,7 +119,7 @@ impl Pool {
             options,
             request_id: String::new(),
         };
-        let fingerprint = fingerprint(b"workflow", &call);
+        let fingerprint = fingerprint::of_call(b"workflow", &call);
         if let Some(made) = submit::earlier(&self.inner, &self.caller, request, fingerprint).await?
         {
             return made.first();
@@ -174,19 +171,12 @@ impl Pool {
                 recovery: received.recovery,
             },
             request,
-            fingerprint: submit::retry_fingerprint(record.task.id),
+            fingerprint: fingerprint::of_retry(record.task.id),
             group: false,
         };
         let made = make(&self.inner, wish, vec![("steps".to_owned(), plan)]).await?;
         made.first()
     }
-}
-
-fn fingerprint(kind: &[u8], call: &impl Message) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(kind);
-    hash.update(call.encode_to_vec());
-    hash.finalize().into()
 }
 
 async fn make(

@@ -81,6 +81,8 @@ pub(super) struct Start {
     /// The session to go on with; `None`: a new one.
     resume: Option<String>,
     prompt: String,
+    /// Whether that is the session of an interrupted attempt of the task.
+    pub goes_on: bool,
 }
 
 impl Start {
@@ -104,6 +106,7 @@ pub(super) async fn starts(
         starts.push(Start {
             resume: Some(task.session_id.clone()),
             prompt: INTERRUPTED.to_owned(),
+            goes_on: true,
         });
     }
     let resume = match (kind(&spec.received), &task.conversation) {
@@ -118,6 +121,7 @@ pub(super) async fn starts(
     starts.push(Start {
         resume,
         prompt: spec.prompt().to_owned(),
+        goes_on: false,
     });
     Ok(starts)
 }

@@ -151,10 +151,7 @@ impl Inner {
         let ledger: i64 = changes
             .iter()
             .flat_map(|change| &change.ledger)
-            .map(|entry| match entry {
-                crate::budget::Entry::Settle { cost, .. } => cost.0,
-                crate::budget::Entry::Reserve(_) => 0,
-            })
+            .map(|entry| entry.spent().0)
             .sum();
         let committed = self
             .store

@@ -20,7 +20,7 @@ use super::inner::Inner;
 use crate::money::Microdollars;
 use crate::pb;
 use crate::pb::event::Kind;
-use crate::store::{Committed, Fence, Note, StoreError};
+use crate::store::{Committed, Fence, Note, SessionNote, StoreError};
 use crate::task::Task;
 
 /// Bytes that may wait for the append under way; above it the agent is not read.
@@ -157,13 +157,16 @@ impl Log {
     }
 
     /// Notes the attempt's session: needed if it is interrupted.
-    pub fn session(&mut self, id: &str) {
-        self.note.session_id = Some(id.to_owned());
+    pub fn session(&mut self, id: &str, offset: i64) {
+        self.note.session = Some(SessionNote {
+            id: id.to_owned(),
+            offset,
+        });
     }
 
     /// Begins the next append, if none is under way and there is something.
     pub fn flush(&mut self, inner: &Inner) {
-        let noted = self.note.session_id.is_some() || self.note.cost.is_some();
+        let noted = self.note != Note::default();
         let nothing = self.pending.is_empty() && !noted;
         if self.under_way.is_some() || nothing || self.gathers(inner) {
             return;
@@ -184,7 +187,8 @@ impl Log {
 
     /// Whether more is waited for: nobody reads, and a crash may cost so much.
     fn gathers(&self, inner: &Inner) -> bool {
-        self.note.session_id.is_none()
+        // What was paid must be known after a crash.
+        self.note == Note::default()
             && self.pending_bytes < GATHER_BYTES_MAX
             && self
                 .waits_since

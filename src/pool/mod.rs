@@ -16,6 +16,7 @@ mod context;
 mod conversation;
 mod drain;
 mod fan_out;
+mod fingerprint;
 mod hold;
 mod inner;
 mod isolation;
@@ -223,7 +224,7 @@ impl Pool {
 
     /// Makes a new task from a finished one, with the same spec.
     pub async fn retry(&self, id: TaskId, request: Option<RequestId>) -> Result<TaskId, Error> {
-        let made = submit::retry_fingerprint(id);
+        let made = fingerprint::of_retry(id);
         let made = submit::earlier(&self.inner, &self.caller, request, made).await?;
         if let Some(made) = made {
             return made.first();

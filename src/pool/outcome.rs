@@ -1,11 +1,13 @@
 //! What an attempt came to, as the task sees it. Pure.
 
+mod bill;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::requeue;
 use super::log::{cut, cut_piece};
-use crate::agent::{AgentError, Observation, ProcessEnd, TurnEnd, TurnError};
+use crate::agent::{AgentError, Observation, ProcessEnd, Spent, TurnEnd, TurnError};
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
@@ -49,8 +51,10 @@ pub enum Stop {
 /// How an attempt ended.
 pub struct Ended {
     how: How,
-    /// Last known cost, where the turn itself does not tell.
-    cost: Microdollars,
+    /// Last known cost, where a turn was begun and may not tell it itself.
+    known: Option<Spent>,
+    /// What earlier attempts are now known to have cost besides.
+    correction: Microdollars,
     /// What was done in a directory of the attempt's own, or why it could not
     /// be kept as a ref.
     work: Result<Option<pb::GitResult>, String>,
@@ -67,34 +71,40 @@ enum How {
 
 impl Ended {
     pub fn turn(end: TurnEnd, duration: Duration) -> Self {
-        Self::new(How::Turn(Box::new(end), duration), Microdollars::ZERO)
+        Self::new(How::Turn(Box::new(end), duration), None)
     }
 
-    pub fn stopped(stop: Stop, turn: Option<(TurnEnd, Duration)>, cost: Microdollars) -> Self {
+    /// Before its turn began.
+    pub fn unbegun(stop: Stop) -> Self {
+        Self::new(How::Stopped(stop, None), None)
+    }
+
+    pub fn stopped(stop: Stop, turn: Option<(TurnEnd, Duration)>, known: Spent) -> Self {
         let turn = turn.map(|(end, duration)| (Box::new(end), duration));
-        Self::new(How::Stopped(stop, turn), cost)
+        Self::new(How::Stopped(stop, turn), Some(known))
     }
 
-    pub fn died(end: ProcessEnd, cost: Microdollars) -> Self {
-        Self::new(How::Died(end), cost)
+    pub fn died(end: ProcessEnd, known: Spent) -> Self {
+        Self::new(How::Died(end), Some(known))
     }
 
-    pub fn violation(what: String, cost: Microdollars) -> Self {
-        Self::new(How::Violation(what), cost)
+    pub fn violation(what: String, known: Spent) -> Self {
+        Self::new(How::Violation(what), Some(known))
     }
 
     pub fn no_process(error: AgentError) -> Self {
-        Self::new(How::NoProcess(error), Microdollars::ZERO)
+        Self::new(How::NoProcess(error), None)
     }
 
     pub fn workspace(what: String) -> Self {
-        Self::new(How::Workspace(what), Microdollars::ZERO)
+        Self::new(How::Workspace(what), None)
     }
 
-    fn new(how: How, cost: Microdollars) -> Self {
+    fn new(how: How, known: Option<Spent>) -> Self {
         Self {
             how,
-            cost,
+            known,
+            correction: Microdollars::ZERO,
             work: Ok(None),
         }
     }
@@ -138,7 +148,8 @@ impl Ended {
 
 /// What the end of an attempt means for its task.
 pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -> TaskEvent {
-    let Ended { how, cost, work } = ended;
+    let bill = ended.bill();
+    let Ended { how, work, .. } = ended;
     let (turn, failure) = match how {
         How::Turn(end, duration) => {
             let failure = turn_failure(&end);
@@ -149,12 +160,11 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
                 // The task is being cancelled, or is not ours: apply decides.
                 Stop::Cancel | Stop::Fenced => (FailureReason::Interrupted, "it was cancelled"),
                 Stop::HandBack | Stop::Restart => {
-                    let known = turn.map_or(cost, |(end, _)| end.cost.max(cost));
                     let reason = match stop {
                         Stop::HandBack => RequeueReason::Drained,
                         _ => RequeueReason::SlotLost,
                     };
-                    return requeue(task, reason, known, now);
+                    return requeue(task, reason, bill, now);
                 }
                 Stop::RunTimeout => (FailureReason::RunTimeout, "it ran longer than run_timeout"),
                 Stop::Stalled => (
@@ -202,8 +212,6 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
         ),
         How::Workspace(what) => (None, Some(failure(FailureReason::Workspace, &what))),
     };
-    let estimated = turn.is_none() && cost != Microdollars::ZERO;
-    let cost = turn.as_ref().map_or(cost, |(end, _)| end.cost.max(cost));
     let (mut result, output) = match turn {
         Some((end, duration)) => turn_result(*end, duration),
         None => Default::default(),
@@ -221,8 +229,7 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
         attempt: task.attempt,
         result,
         output,
-        cost,
-        estimated,
+        bill,
         origin,
     })
 }
@@ -279,7 +286,6 @@ fn turn_result(end: TurnEnd, duration: Duration) -> (pb::TaskResult, Option<Arc<
         output_bytes,
         output_truncated: truncated,
         structured_output_json: end.structured_output.unwrap_or_default(),
-        usage: end.usage.into_iter().take(DENIALS_MAX).collect(),
         turns_used: end.turns,
         duration: prost_types::Duration::try_from(duration).ok(),
         session_id: end.session_id,
@@ -381,9 +387,9 @@ pub fn log_entry(said: Observation, now: Timestamp) -> Option<Kind> {
             estimated: resets_at.is_none(),
             message,
         }),
-        Observation::Cost(cost) => Kind::Usage(pb::UsageUpdate {
-            cost_microdollars: cost.0,
-            usage: Vec::new(),
+        Observation::Cost(spent) => Kind::Usage(pb::UsageUpdate {
+            cost_microdollars: spent.cost.0,
+            usage: spent.usage.into_iter().take(DENIALS_MAX).collect(),
         }),
         Observation::TurnStarted { .. }
         | Observation::TurnEnded(_)

@@ -120,6 +120,7 @@ impl Bench {
             let keeps = held.kept.as_ref().is_some_and(|k| k.session_id == session);
             if keeps
                 && last == Some(held.session.pid())
+                && held.session.has_left(need.budget)
                 && held.caller.as_ref() == Some(caller)
                 && held.profile == need.profile
                 && held.placement.as_ref() == Some(&need.placement)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::agent::{Dials, Placement, Profile, Turn};
+use crate::money::Microdollars;
 use crate::pb::mcp_server::Transport;
 use crate::pb::{self, PermissionMode, RunSettings};
 use crate::store::Context;
@@ -23,6 +24,8 @@ pub struct Requirement {
     pub turn: Turn,
     /// The session to go on with; `None`: a new conversation.
     pub resume: Option<String>,
+    /// What the turn may cost; known by the attempt.
+    pub budget: Microdollars,
     /// Whether the process must have run nothing before, and runs nothing after.
     pub new_process: bool,
 }
@@ -46,6 +49,7 @@ pub fn requirement(
             slash_commands,
         },
         resume: None,
+        budget: Microdollars::ZERO,
         new_process: matches!(
             conversation.and_then(|c| c.kind.as_ref()),
             Some(pb::conversation::Kind::NewProcess(_))

@@ -111,14 +111,20 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
             None => slot.release(inner),
         }
     }
+    let mut ended = false;
     for task in claimed.unaffordable {
-        expire(
+        ended |= expire(
             inner,
             &task,
             FailureReason::BudgetExhausted,
             "the pool's budget cannot cover it",
         )
         .await;
+    }
+    if ended {
+        // They were looked at some at a time.
+        inner.may_wait.store(true, Ordering::SeqCst);
+        inner.wake.notify_one();
     }
     claimed.next_ready
 }
@@ -131,13 +137,17 @@ pub(super) async fn assign(inner: &Inner, slot: &Slot, claimed: ClaimedTask) {
     }
 }
 
-/// Ends a queued task that cannot run.
-pub(super) async fn expire(inner: &Inner, task: &Task, reason: FailureReason, message: &str) {
+/// Ends a queued task that cannot run; whether it did.
+async fn expire(inner: &Inner, task: &Task, reason: FailureReason, message: &str) -> bool {
     let event = || TaskEvent::Expire {
         reason,
         message: message.to_owned(),
     };
-    if let Err(error) = inner.change(task.id, event).await {
-        warn!(task_id = %task.id, %error, "a task that cannot run was not ended");
+    match inner.change(task.id, event).await {
+        Ok(_) => true,
+        Err(error) => {
+            warn!(task_id = %task.id, %error, "a task that cannot run was not ended");
+            false
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::pb::{self, FailureReason, RequeueReason};
 use crate::task::apply::{Outcome, Requeue};
 use crate::task::retry::{Verdict, verdict};
-use crate::task::{Task, TaskEvent};
+use crate::task::{Bill, Task, TaskEvent};
 
 /// Looks at the event that an attempt's end is; gives the one that it becomes.
 pub(super) async fn consider(inner: &Inner, task: &Task, event: TaskEvent) -> TaskEvent {
@@ -27,6 +27,8 @@ pub(super) async fn consider(inner: &Inner, task: &Task, event: TaskEvent) -> Ta
             let message = failure.map(|f| f.message.as_str()).unwrap_or_default();
             limited(inner, task, None, message);
         }
+        // It had nothing left to spend: nobody was asked.
+        FailureReason::Budget if outcome.bill == Bill::default() => let_another_probe(inner, task),
         // The provider has answered.
         FailureReason::Unspecified
         | FailureReason::InvalidRequest
@@ -75,8 +77,7 @@ fn again(
         reason,
         burn,
         ready_time: inner.now().after(wait),
-        cost: outcome.cost,
-        estimated: outcome.estimated,
+        bill: outcome.bill.clone(),
         failure_reason: failure.map_or(FailureReason::Unspecified, pb::Failure::reason),
         message: failure.map(|f| f.message.clone()).unwrap_or_default(),
     })

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use prost::Message;
-use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::admission::{self, Admitted};
 use super::conversation;
+use super::fingerprint;
 use super::hold::Gate;
 use super::inner::Inner;
 use super::isolation;
@@ -62,10 +61,7 @@ pub(super) async fn make(
     specs: Vec<pb::TaskSpec>,
     wish: Wish,
 ) -> Result<Made, Error> {
-    let fingerprint = wish.request.map(|_| match wish.again {
-        Some(task) => retry_fingerprint(task),
-        None => fingerprint(&specs, wish.group),
-    });
+    let fingerprint = wish.request.map(|_| fingerprint::of_wish(&specs, &wish));
     let known = fingerprint.unwrap_or_default();
     if let Some(made) = earlier(inner, caller, wish.request, known).await? {
         return Ok(made);
@@ -275,6 +271,8 @@ pub(super) fn new_task(caller: &CallerId, now: Timestamp) -> Task {
         cost: Microdollars::ZERO,
         attempt_cost: Microdollars::ZERO,
         cost_estimated: false,
+        usage: Vec::new(),
+        session_offset: 0,
         recovery: Recovery::Restart,
         last_sequence: 0,
     }
@@ -333,14 +331,20 @@ async fn commit_claimed(
         context_revision: inner.context().revision,
     });
     let spec = submitted.spec.clone();
+    let unclaimed = submitted.clone();
     let change = match apply(&submitted.task, claim, inner.now()) {
         Ok(Some(claimed)) => submitted.then(claimed),
         // A new task is queued, so it can be claimed.
         Ok(None) | Err(_) => submitted,
     };
     let task = change.task.clone();
-    let committed = match inner.commit(request, vec![change]).await {
+    let committed = match inner.commit(request.clone(), vec![change]).await {
         Ok(committed) => committed,
+        // A budget was set meanwhile and does not cover it: it waits its turn.
+        Err(StoreError::Conflict) => {
+            slot.release(inner);
+            return inner.commit(request, vec![unclaimed]).await.map(drop);
+        }
         Err(error) => {
             slot.release(inner);
             inner.wake.notify_one();
@@ -392,26 +396,4 @@ pub(super) async fn repeat(
         group: made.group,
         now: false,
     })
-}
-
-/// What a Retry asks, in 32 bytes: told apart from a call that makes the same
-/// task anew, and from a Retry of another.
-pub(super) fn retry_fingerprint(task: TaskId) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(b"retry");
-    hash.update(task.as_bytes());
-    hash.finalize().into()
-}
-
-/// What was asked, in 32 bytes: over the specs as received, before merging.
-/// Maps are encoded in order, so the same meaning has the same bytes.
-fn fingerprint(specs: &[pb::TaskSpec], group: bool) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update([u8::from(group)]);
-    for spec in specs {
-        let bytes = spec.encode_to_vec();
-        hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
-        hash.update(&bytes);
-    }
-    hash.finalize().into()
 }

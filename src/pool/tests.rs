@@ -1085,4 +1085,5 @@ async fn long_output_is_kept_whole_and_read_in_pieces() {
 mod chains;
 mod limits;
 mod log;
+mod money;
 mod retention;

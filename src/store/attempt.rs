@@ -19,7 +19,16 @@ pub struct Note {
     /// What it cost so far.
     pub cost: Option<Microdollars>,
     /// Its session.
-    pub session_id: Option<String>,
+    pub session: Option<SessionNote>,
+}
+
+/// What is noted of an attempt's session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionNote {
+    /// The agent's name for it.
+    pub id: String,
+    /// By how much its total is above the task's cost: `Task::session_offset`.
+    pub offset: i64,
 }
 
 impl Note {
@@ -27,7 +36,7 @@ impl Note {
     pub fn cost(cost: Microdollars) -> Self {
         Self {
             cost: Some(cost),
-            session_id: None,
+            session: None,
         }
     }
 }

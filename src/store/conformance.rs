@@ -96,6 +96,8 @@ macro_rules! for_each_store_case {
             money: nothing_is_unaffordable_while_something_is_reserved
             money: what_can_never_be_paid_is_unaffordable
             money: funds_follow_reservation_and_settlement
+            money: a_reservation_that_is_not_covered_leaves_nothing
+            money: a_correction_is_spent_and_kept
             money: the_budget_is_set_and_lifted
             money: money_spent_stays_spent_when_its_task_is_deleted
             money: the_context_is_changed_at_its_revision_only

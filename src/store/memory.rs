@@ -105,8 +105,9 @@ impl Store for Memory {
         if let Some(cost) = note.cost {
             kept.task.attempt_cost = cost;
         }
-        if let Some(session_id) = note.session_id {
-            kept.task.session_id = session_id;
+        if let Some(session) = note.session {
+            kept.task.session_id = session.id;
+            kept.task.session_offset = session.offset;
         }
         Ok(kept.append(events, now))
     }

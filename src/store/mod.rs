@@ -19,7 +19,7 @@ mod row;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-pub use attempt::{Fence, Note, SessionRef};
+pub use attempt::{Fence, Note, SessionNote, SessionRef};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -264,7 +264,7 @@ pub trait Store: Send + Sync + 'static {
     /// task's log, in order of the changes. What the store keeps of a row is
     /// `last_sequence`; caller, tags, group, parent, place, request and create
     /// time as first written; and what an append has noted while the attempt
-    /// goes on.
+    /// goes on. `Conflict` too if the budget does not cover a reservation.
     async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError>;
 
     /// Claims ready tasks for slots: lowest rank first, then the earliest

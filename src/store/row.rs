@@ -12,7 +12,7 @@ use crate::pb;
 use crate::task::{Lease, Recovery, Spec, State, Task};
 
 /// The columns of `tasks` in the order of the fields of [`Row`].
-pub(super) const COLUMNS: [&str; 34] = [
+pub(super) const COLUMNS: [&str; 36] = [
     "id",
     "version",
     "caller",
@@ -47,6 +47,8 @@ pub(super) const COLUMNS: [&str; 34] = [
     "conversation",
     "last_sequence",
     "due_time",
+    "usage",
+    "session_offset",
 ];
 
 /// Columns that a change never writes: they stay as they were first written.
@@ -99,6 +101,8 @@ pub(super) struct Row {
     pub conversation: Option<String>,
     pub last_sequence: i64,
     pub due_time: Option<i64>,
+    pub usage: Vec<u8>,
+    pub session_offset: i64,
 }
 
 impl Row {
@@ -137,6 +141,8 @@ impl Row {
             recovery: recovery_number(task.recovery),
             last_sequence: integer(task.last_sequence),
             due_time: task.due_time().map(|t| t.0),
+            usage: encode_usage(&task.usage),
+            session_offset: task.session_offset,
             saves_session: task.saves_session,
             conversation: task.conversation.as_ref().map(|c| c.0.clone()),
         }
@@ -181,6 +187,8 @@ impl Row {
             cost: Microdollars(self.cost),
             attempt_cost: Microdollars(self.attempt_cost),
             cost_estimated: self.cost_estimated,
+            usage: decode_usage(&self.usage).ok_or_else(|| bad("usage"))?,
+            session_offset: self.session_offset,
             recovery: recovery(self.recovery).ok_or_else(|| bad("recovery"))?,
             last_sequence: u64::try_from(self.last_sequence).map_err(|_| bad("last_sequence"))?,
         })
@@ -220,6 +228,21 @@ pub(super) fn result(task: TaskId, bytes: &[u8]) -> Result<Arc<pb::TaskResult>, 
         Ok(result) => Ok(Arc::new(result)),
         Err(_) => Err(damaged(task, "result")),
     }
+}
+
+/// As the message that holds nothing else.
+fn encode_usage(usage: &[pb::ModelUsage]) -> Vec<u8> {
+    let usage = usage.to_vec();
+    let message = pb::UsageUpdate {
+        usage,
+        ..pb::UsageUpdate::default()
+    };
+    message.encode_to_vec()
+}
+
+fn decode_usage(bytes: &[u8]) -> Option<Vec<pb::ModelUsage>> {
+    let message = pb::UsageUpdate::decode(bytes).ok()?;
+    Some(message.usage)
 }
 
 fn recovery_number(recovery: Recovery) -> i32 {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::apply_chain::{ChainEvent, apply_chain};
+use super::bill::{Bill, settle};
 use super::{Change, Lease, Recovery, SavedSession, Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
@@ -76,14 +77,12 @@ pub struct Claim {
 pub struct Outcome {
     /// The attempt: a late outcome of an earlier one is refused.
     pub attempt: u32,
-    /// What it gave. Cost fields are filled in here, from the ledger's view.
+    /// What it gave. Cost and usage are filled in here, from the ledger's view.
     pub result: pb::TaskResult,
     /// The whole text, if the result holds only its beginning.
     pub output: Option<Arc<str>>,
     /// What the attempt cost.
-    pub cost: Microdollars,
-    /// Whether that is only the last known cost.
-    pub estimated: bool,
+    pub bill: Bill,
     /// How it got its process.
     pub origin: ProcessOrigin,
 }
@@ -100,9 +99,7 @@ pub struct Requeue {
     /// Not claimed before.
     pub ready_time: Timestamp,
     /// What the attempt cost.
-    pub cost: Microdollars,
-    /// Whether that is only the last known cost.
-    pub estimated: bool,
+    pub bill: Bill,
     /// How it failed, if it did.
     pub failure_reason: FailureReason,
     /// For people.
@@ -165,7 +162,7 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
             // The cancel wins: what would have been tried again ends here.
             State::Cancelling if requeue.attempt == task.attempt => {
                 let mut change = Change::of(task);
-                settle(&mut change, requeue.cost, requeue.estimated);
+                settle(&mut change, requeue.bill);
                 Ok(Some(end(
                     change,
                     State::Cancelled,
@@ -246,7 +243,7 @@ fn begin(task: &Task, claim: Claim, now: Timestamp) -> Change {
 
 fn finish(task: &Task, outcome: Outcome, now: Timestamp) -> Change {
     let mut change = Change::of(task);
-    settle(&mut change, outcome.cost, outcome.estimated);
+    settle(&mut change, outcome.bill);
     if !outcome.result.session_id.is_empty() {
         change.task.session_id = outcome.result.session_id.clone();
     }
@@ -254,7 +251,6 @@ fn finish(task: &Task, outcome: Outcome, now: Timestamp) -> Change {
         // Money spent stays spent; an outcome never overwrites a cancel.
         State::Cancelling => {
             let mut result = bare_result();
-            result.usage = outcome.result.usage;
             result.session_id = outcome.result.session_id;
             result.duration = outcome.result.duration;
             result.git = outcome.result.git;
@@ -274,7 +270,7 @@ fn finish(task: &Task, outcome: Outcome, now: Timestamp) -> Change {
 
 fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
     let mut change = Change::of(task);
-    settle(&mut change, requeue.cost, requeue.estimated);
+    settle(&mut change, requeue.bill);
     let row = &mut change.task;
     row.state = State::Queued;
     row.ready_time = requeue.ready_time.max(now);
@@ -304,14 +300,13 @@ fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
                 reason: RequeueReason::Interrupted,
                 burn: true,
                 ready_time: now,
-                cost: task.attempt_cost,
-                estimated: true,
+                bill: Bill::estimate(task.attempt_cost),
                 failure_reason: FailureReason::Interrupted,
                 message: "the server stopped while it ran".to_owned(),
             };
             if task.recovery == Recovery::Fail || task.burnt + 1 >= CRASHES_MAX {
                 let mut change = Change::of(task);
-                settle(&mut change, lost.cost, true);
+                settle(&mut change, lost.bill);
                 let failure = failed(FailureReason::Interrupted, lost.message, true);
                 end(
                     change,
@@ -326,7 +321,7 @@ fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
         }
         State::Cancelling => {
             let mut change = Change::of(task);
-            settle(&mut change, task.attempt_cost, true);
+            settle(&mut change, Bill::estimate(task.attempt_cost));
             end(
                 change,
                 State::Cancelled,
@@ -347,19 +342,6 @@ fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
     (orphaned || task.state != State::Queued).then_some(change)
 }
 
-fn settle(change: &mut Change, cost: Microdollars, estimated: bool) {
-    let row = &mut change.task;
-    change.ledger.push(Entry::Settle {
-        reserved: row.reserved,
-        cost,
-        estimated,
-    });
-    row.reserved = Microdollars::ZERO;
-    row.attempt_cost = Microdollars::ZERO;
-    row.cost = row.cost.saturating_add(cost);
-    row.cost_estimated |= estimated;
-}
-
 fn end(
     mut change: Change,
     state: State,
@@ -373,6 +355,7 @@ fn end(
     row.abandon_time = None;
     result.cost_microdollars = row.cost.0;
     result.cost_estimated = row.cost_estimated;
+    result.usage.clone_from(&row.usage);
     change.session = SavedSession::of(row, now);
     change.events.push(Kind::Finished(pb::Finished {
         state: state.to_proto() as i32,

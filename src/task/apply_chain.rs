@@ -6,6 +6,7 @@ use super::apply::{Conflict, cancelling};
 use super::{Change, State, Task};
 use crate::clock::Timestamp;
 use crate::id::TaskId;
+use crate::money::Microdollars;
 use crate::pb;
 use crate::pb::event::Kind;
 
@@ -69,6 +70,10 @@ pub fn apply_chain(
             ChainEvent::Advance { steps, end },
         ) => {
             let mut change = Change::of(chain);
+            let booked = &mut change.task.cost;
+            *booked = steps.iter().fold(*booked, |sum, step| {
+                sum.saturating_add(Microdollars(step.cost_microdollars))
+            });
             let finished = steps.into_iter().map(|result| {
                 Kind::StepFinished(pb::StepFinished {
                     result: Some(result),
@@ -77,6 +82,7 @@ pub fn apply_chain(
             change.events.extend(finished);
             if let Some((state, result)) = end {
                 change.task.state = state;
+                change.task.cost_estimated = result.cost_estimated;
                 change.task.end_time = Some(now);
                 change.events.push(Kind::Finished(pb::Finished {
                     state: state.to_proto() as i32,

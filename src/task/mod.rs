@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod apply_chain;
+mod bill;
 pub mod change;
 pub mod retry;
 pub mod settings;
@@ -14,6 +15,7 @@ use crate::money::Microdollars;
 use crate::pb;
 
 pub use apply::{Conflict, TaskEvent, apply};
+pub use bill::{Bill, add as add_usage};
 pub use change::{Change, SavedSession};
 
 /// Where a task is in its life.
@@ -149,6 +151,12 @@ pub struct Task {
     pub attempt_cost: Microdollars,
     /// Whether some settlement was an estimate.
     pub cost_estimated: bool,
+    /// Tokens and cost of ended attempts, per model.
+    pub usage: Vec<pb::ModelUsage>,
+    /// By how much the agent's running total of the session is above what this
+    /// task has cost, in microdollars: an earlier attempt without that session
+    /// makes it negative. Written with the log.
+    pub session_offset: i64,
     /// What a crash does to it.
     pub recovery: Recovery,
     /// Sequence of the last entry of its log; kept by the store.

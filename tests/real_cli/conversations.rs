@@ -9,6 +9,7 @@ use claudepool::demo::StandIn;
 use claudepool::error::Error;
 use claudepool::event;
 use claudepool::id::{CallerId, TaskId};
+use claudepool::money::Microdollars;
 use claudepool::pb::conversation::Kind;
 use claudepool::pb::event::Kind as Event;
 use claudepool::pb::{self, ProcessOrigin, RecoveryPolicy};
@@ -57,6 +58,8 @@ impl World {
             agent.env.insert(name.into(), value.into());
         }
         let mut options = options;
+        let ceiling = Microdollars::from_dollars(options.policy.task_budget_max_usd);
+        agent.budget_backstop = Some(ceiling);
         options.policy.roots = vec![self.dir.path().to_owned()];
         Pool::builder(Claude::open(agent).expect("the CLI is there"))
             .store(store)
@@ -168,6 +171,27 @@ async fn a_conversation_goes_on_in_its_process_and_then_from_its_session() {
     }
     for said in ["remember-5533", "second", "third", "fourth"] {
         assert!(world.shown().contains(said), "{said}");
+    }
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_past_what_one_task_may_cost() {
+    let world = World::new().await;
+    let mut options = one_slot();
+    options.policy.task_budget_max_usd = 0.2;
+    let pool = world.pool(Arc::new(Memory::new()), options).await;
+    let mut cost = Microdollars::ZERO;
+    for number in 1..=5 {
+        let prompt = format!("::tokens 10000 1000\n::echo number {number}");
+        let record = run(&pool, under("mine", &prompt)).await;
+        cost = cost.saturating_add(record.task.cost);
+    }
+
+    // The CLI's own cap is the same and counts all that a process has spent.
+    assert_eq!(cost, Microdollars(5 * 60_000));
+    for number in 1..=5 {
+        assert!(world.shown().contains(&format!("number {number}")));
     }
     pool.shutdown().await;
 }

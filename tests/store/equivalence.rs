@@ -11,9 +11,9 @@ use claudepool::store::conformance::fixture::{
 };
 use claudepool::store::memory::Memory;
 use claudepool::store::sqlite::Sqlite;
-use claudepool::store::{Batch, Fence, Note, Request, SessionRef, Store};
+use claudepool::store::{Batch, Fence, Note, Request, SessionNote, SessionRef, Store};
 use claudepool::task::apply::Requeue;
-use claudepool::task::{Change, State, Task, TaskEvent, apply};
+use claudepool::task::{Bill, Change, State, Task, TaskEvent, apply};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -210,8 +210,7 @@ impl World {
                         reason: RequeueReason::Interrupted,
                         burn: false,
                         ready_time: now,
-                        cost: Microdollars(cost),
-                        estimated: true,
+                        bill: Bill::estimate(Microdollars(cost)),
                         failure_reason: FailureReason::Unspecified,
                         message: String::new(),
                     })
@@ -236,7 +235,10 @@ impl World {
                 };
                 let note = Note {
                     cost: cost.map(Microdollars),
-                    session_id: cost.map(|cost| format!("session-{}", cost % 4)),
+                    session: cost.map(|cost| SessionNote {
+                        id: format!("session-{}", cost % 4),
+                        offset: cost,
+                    }),
                 };
                 let append = async |store: &dyn Store| {
                     let note = note.clone();

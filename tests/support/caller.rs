@@ -102,6 +102,22 @@ impl Caller {
         })
     }
 
+    /// A task of so many requests, at 0.2 dollars each, that calls a tool of some
+    /// duration in between.
+    pub fn dear(&self, requests: u32) -> pb::TaskSpec {
+        prompt(match self.grammar {
+            Grammar::Lines => (1..=requests)
+                .map(|n| format!("cost {}\ntool\nwait 50\n", n * 200_000))
+                .collect(),
+            Grammar::Directives => {
+                let paid = "::tokens 30000 4000\n";
+                let calls = "::bash sleep 0.5\n".to_owned();
+                let calls = format!("{paid}{calls}").repeat(requests as usize - 1);
+                format!("{calls}{paid}::echo done")
+            }
+        })
+    }
+
     /// A task with a long answer that comes slowly, in many pieces.
     pub fn long(&self) -> pb::TaskSpec {
         prompt(match self.grammar {

@@ -17,6 +17,7 @@ use super::{ClaudeOptions, argv, tree};
 use crate::agent::{
     AgentError, Dials, Launch, Observation, Placement, ProcessEnd, Session, Turn, Unclean,
 };
+use crate::money::Microdollars;
 use crate::pb::{Effort, PermissionMode};
 
 mod requests;
@@ -121,6 +122,7 @@ impl ClaudeSession {
                 .await
                 .map_err(|failure| AgentError::Launch(failure.sentence()))?;
             if let Some((dollars, models)) = session_usage(usage) {
+                session.conversation.restored = dollars;
                 session.conversation.base = Totals { dollars, models };
             }
             session.conversation.resumed();
@@ -209,6 +211,13 @@ impl Session for ClaudeSession {
 
     fn memory_bytes(&self) -> u64 {
         tree::memory_bytes(self.process.shim_pid())
+    }
+
+    fn has_left(&self, amount: Microdollars) -> bool {
+        let spent = self.conversation.spent();
+        self.options
+            .budget_backstop
+            .is_none_or(|most| spent == Microdollars::ZERO || spent.saturating_add(amount) <= most)
     }
 
     async fn claim(&mut self, placement: &Placement) -> Result<(), AgentError> {

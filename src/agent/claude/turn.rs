@@ -1,12 +1,12 @@
 //! What the lines of a process mean: turns, resets, and whether the process is
 //! still fit for another task. Pure: lines in, observations out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use self::cost::turn_end;
+use self::cost::{difference, model_usage, turn_end};
 use self::message::Turn;
-use super::protocol::{Block, Init, Line, Outcome};
-use crate::agent::Observation;
+use super::protocol::{Block, Init, Line, Outcome, Usage};
+use crate::agent::{Observation, Spent};
 use crate::money::Microdollars;
 
 mod cost;
@@ -71,6 +71,8 @@ impl InForce {
 pub(crate) struct Conversation {
     pub in_force: InForce,
     pub base: Totals,
+    /// What of the totals was there when the process resumed its conversation.
+    pub restored: f64,
     session_id: String,
     phase: Phase,
     turns: u32,
@@ -193,13 +195,23 @@ impl Conversation {
         }
         self.session_id = init.session_id;
         self.base = Totals::default();
+        self.restored = 0.0;
         self.turns = 0;
         Ok(())
     }
 
+    /// What this process has spent on its conversation up to its last result.
+    pub(crate) fn spent(&self) -> Microdollars {
+        Microdollars::from_dollars(self.base.dollars - self.restored)
+    }
+
     /// What this conversation cost since its last result.
-    pub(crate) fn cost_since(&self, total: f64) -> Microdollars {
-        Microdollars::from_dollars(total - self.base.dollars)
+    pub(crate) fn spent_since(&self, total: f64, models: &BTreeMap<String, Usage>) -> Spent {
+        let usage = difference(models, &self.base.models).into_iter();
+        Spent {
+            cost: Microdollars::from_dollars(total - self.base.dollars),
+            usage: usage.map(model_usage).collect(),
+        }
     }
 
     /// Takes in a line.
@@ -261,6 +273,7 @@ impl Conversation {
                     model: init.model,
                     permission_mode: init.permission_mode,
                     working_dir: init.working_dir,
+                    total: Microdollars::from_dollars(self.base.dollars),
                 });
             }
             Phase::Turn(turn) if ours(&init.messages, &turn.message) => {}

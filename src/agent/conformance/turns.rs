@@ -99,7 +99,11 @@ pub async fn usage_can_be_asked_within_a_turn(kit: &dyn Kit) {
 
     let is_cost = |o: &Observation| matches!(o, Observation::Cost(_));
     let told = until(&mut *session, "the usage", is_cost).await;
-    assert_eq!(told.last(), Some(&Observation::Cost(before.end.cost)));
+    let Some(Observation::Cost(spent)) = told.last() else {
+        panic!("it ends with the usage");
+    };
+    assert_eq!(spent.cost, before.end.cost);
+    assert_eq!(spent.usage, before.end.usage);
     session.interrupt().await.expect("it can be interrupted");
     finish(&mut *session).await;
     session.end(GRACE).await;

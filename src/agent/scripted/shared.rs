@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Scripted;
+use crate::money::Microdollars;
+use crate::pb::ModelUsage;
 
 #[derive(Default)]
 pub(super) struct Shared {
@@ -17,14 +19,34 @@ pub(super) struct Shared {
     pub memory: AtomicU64,
     pub turns: AtomicUsize,
     pub next_session: AtomicU32,
+    /// What conversations have cost.
+    pub totals: Mutex<BTreeMap<String, Microdollars>>,
     /// Prompts by saved session.
     pub sessions: Mutex<BTreeMap<String, Vec<String>>>,
+}
+
+/// The same by model.
+pub(super) fn usage(cost: Microdollars) -> Vec<ModelUsage> {
+    let paid = (cost != Microdollars::ZERO).then(|| ModelUsage {
+        model: "scripted".to_owned(),
+        cost_microdollars: cost.0,
+        ..ModelUsage::default()
+    });
+    paid.into_iter().collect()
 }
 
 impl Shared {
     pub fn new_session(&self) -> String {
         let number = self.next_session.fetch_add(1, Ordering::SeqCst);
         format!("session-{number}")
+    }
+
+    pub fn totals(&self) -> MutexGuard<'_, BTreeMap<String, Microdollars>> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn total(&self, session: &str) -> Microdollars {
+        self.totals().get(session).copied().unwrap_or_default()
     }
 
     pub fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {

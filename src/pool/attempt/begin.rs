@@ -26,10 +26,12 @@ impl Attempt<'_> {
             Ok(starts) => starts,
             Err(error) => {
                 warn!(?error, "the conversation cannot be looked up");
-                return Err(Ended::stopped(Stop::Restart, None, Microdollars::ZERO));
+                return Err(Ended::unbegun(Stop::Restart));
             }
         };
+        need.budget = self.task.remaining_budget();
         for start in starts {
+            self.resumes = start.goes_on;
             start.of(&mut need);
             match self.begin_turn(bench, &need).await {
                 Err(ended) if ended.is_no_session() => {
@@ -55,7 +57,7 @@ impl Attempt<'_> {
             let acquired = tokio::select! {
                 acquired = bench.acquire(self.inner, need, &self.task.caller) => acquired,
                 stop = stopped(self.inner, self.slot, self.task, self.deadline) => {
-                    return Err(Ended::stopped(stop, None, Microdollars::ZERO));
+                    return Err(Ended::unbegun(stop));
                 }
             };
             let failed = match acquired {
@@ -96,12 +98,21 @@ impl Attempt<'_> {
         }
     }
 
+    /// Notes what the conversation had cost before the turn. If it is the one
+    /// that an earlier attempt left without telling its cost, it tells now.
+    pub(super) fn begins_at(&mut self, total: Microdollars) {
+        if self.resumes {
+            self.correction = self.task.correction(total);
+        }
+        self.offset = self.task.offset(total, self.correction);
+    }
+
     /// Notes the session, if it is one that can be gone on with.
     pub(super) fn has_session(&mut self, id: &str) {
         if self.session.as_deref() != Some(id) && !id.is_empty() {
             self.session = Some(id.to_owned());
             if self.task.saves_session {
-                self.log.session(id);
+                self.log.session(id, self.offset);
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::pb::event::Kind;
 use crate::pb::{FailureReason, RequeueReason};
 use crate::store::{Claimed, Due, Store};
 use crate::task::apply::Requeue;
-use crate::task::{Lease, State, Task, TaskEvent};
+use crate::task::{Bill, Lease, State, Task, TaskEvent};
 
 fn ids(claimed: &Claimed) -> Vec<TaskId> {
     claimed
@@ -117,8 +117,7 @@ pub(super) async fn a_task_that_was_handed_back_is_claimed_again(store: Arc<dyn 
         reason: RequeueReason::Interrupted,
         burn: false,
         ready_time: at(20),
-        cost: Microdollars(400),
-        estimated: true,
+        bill: Bill::estimate(Microdollars(400)),
         failure_reason: FailureReason::Unspecified,
         message: String::new(),
     });

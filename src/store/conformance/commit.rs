@@ -7,6 +7,7 @@ use super::fixture::{
 };
 use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
+use crate::pb;
 use crate::store::{Parts, Store, StoreError};
 use crate::task::{Change, Lease, Recovery, Task, TaskEvent};
 
@@ -176,6 +177,13 @@ pub(super) async fn every_field_of_a_row_is_read_back(store: Arc<dyn Store>) {
         cost: Microdollars(3),
         attempt_cost: Microdollars(4),
         cost_estimated: true,
+        usage: vec![pb::ModelUsage {
+            model: "opus".to_owned(),
+            input_tokens: 5,
+            cost_microdollars: 3,
+            ..pb::ModelUsage::default()
+        }],
+        session_offset: -6,
         recovery: Recovery::Resume,
         ..task
     };

@@ -6,11 +6,10 @@ use super::fixture::{
     at, claim, commit_event, delta, ended, fence, queued, row, running, submit, success, wish,
 };
 use crate::id::{CallerId, ConversationId, SlotId, TaskId};
-use crate::money::Microdollars;
 use crate::pb::{FailureReason, RequeueReason};
-use crate::store::{Claimed, Note, SessionRef, Store};
+use crate::store::{Claimed, Note, SessionNote, SessionRef, Store};
 use crate::task::apply::Requeue;
-use crate::task::{SavedSession, Task, TaskEvent};
+use crate::task::{Bill, SavedSession, Task, TaskEvent};
 
 fn part_of(key: &str) -> Task {
     Task {
@@ -48,8 +47,7 @@ pub(super) async fn tasks_of_a_conversation_are_claimed_one_at_a_time_in_order(
         reason: RequeueReason::Interrupted,
         burn: false,
         ready_time: at(5),
-        cost: Microdollars::ZERO,
-        estimated: false,
+        bill: Bill::default(),
         failure_reason: FailureReason::Unspecified,
         message: String::new(),
     });
@@ -94,7 +92,10 @@ pub(super) async fn a_session_is_noted_while_its_attempt_goes_on(store: Arc<dyn 
     let read = running(&*store, part_of("a")).await;
     let note = Note {
         cost: None,
-        session_id: Some("session-7".to_owned()),
+        session: Some(SessionNote {
+            id: "session-7".to_owned(),
+            offset: -7,
+        }),
     };
     store
         .append(fence(&read), vec![delta("a")], note, at(1))
@@ -105,7 +106,11 @@ pub(super) async fn a_session_is_noted_while_its_attempt_goes_on(store: Arc<dyn 
         .await
         .expect("cancelling");
 
-    assert_eq!(row(&*store, read.id).await.session_id, "session-7");
+    let noted = row(&*store, read.id).await;
+    assert_eq!(
+        (noted.session_id.as_str(), noted.session_offset),
+        ("session-7", -7)
+    );
 }
 
 pub(super) async fn an_ended_task_that_saves_leaves_its_session(store: Arc<dyn Store>) {

@@ -12,7 +12,7 @@ use crate::store::{
     StoreError, Totals,
 };
 use crate::task::apply::{Outcome, submit as submission};
-use crate::task::{Change, Record, Recovery, Spec, State, Task, TaskEvent, apply};
+use crate::task::{Bill, Change, Record, Recovery, Spec, State, Task, TaskEvent, apply};
 
 /// A moment, `seconds` after the tests' beginning of time.
 pub fn at(seconds: i64) -> Timestamp {
@@ -52,6 +52,8 @@ pub fn queued() -> Task {
         cost: Microdollars::ZERO,
         attempt_cost: Microdollars::ZERO,
         cost_estimated: false,
+        usage: Vec::new(),
+        session_offset: 0,
         recovery: Recovery::Restart,
         last_sequence: 0,
     }
@@ -160,8 +162,10 @@ pub fn success(task: &Task, cost: i64, output: Option<Arc<str>>) -> TaskEvent {
             ..pb::TaskResult::default()
         },
         output,
-        cost: Microdollars(cost),
-        estimated: false,
+        bill: Bill {
+            cost: Microdollars(cost),
+            ..Bill::default()
+        },
         origin: ProcessOrigin::Unspecified,
     })
 }

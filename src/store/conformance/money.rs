@@ -10,7 +10,8 @@ use super::fixture::{
 use crate::budget::Funds;
 use crate::money::Microdollars;
 use crate::store::{Context, ContextValue, Parts, Store, StoreError};
-use crate::task::{Task, TaskEvent};
+use crate::task::apply::Claim;
+use crate::task::{Task, TaskEvent, apply};
 
 fn costing(budget: i64) -> Task {
     Task {
@@ -122,6 +123,51 @@ pub(super) async fn funds_follow_reservation_and_settlement(store: Arc<dyn Store
         .await
         .expect("cancelled");
     assert_eq!(funds(&*store).await.spent, Microdollars(150));
+}
+
+pub(super) async fn a_reservation_that_is_not_covered_leaves_nothing(store: Arc<dyn Store>) {
+    limit(&*store, 100).await;
+    let claimed = |task: &Task| {
+        let claim = TaskEvent::Claim(Claim {
+            slot: "slot-0".into(),
+            node: "node".into(),
+            lease_until: None,
+            context_revision: 0,
+        });
+        let claimed = apply(task, claim, at(0)).expect("it is queued");
+        made(task.clone()).then(claimed.expect("it changes"))
+    };
+    let (fits, not) = (costing(60), costing(41));
+
+    let both = batch(vec![claimed(&fits), claimed(&not)]);
+    let refused = store.commit(both).await;
+
+    assert!(matches!(refused, Err(StoreError::Conflict)), "{refused:?}");
+    let absent = store.record(fits.id, Parts::ROW).await.expect("read");
+    assert_eq!((absent, funds(&*store).await.reserved.0), (None, 0));
+    let one = batch(vec![claimed(&fits)]);
+    store.commit(one).await.expect("it is covered");
+    assert_eq!(funds(&*store).await.reserved, Microdollars(60));
+}
+
+pub(super) async fn a_correction_is_spent_and_kept(store: Arc<dyn Store>) {
+    let task = running(&*store, costing(100)).await;
+    let TaskEvent::Finish(mut outcome) = success(&task, 30, None) else {
+        panic!("it finishes");
+    };
+    outcome.bill.correction = Microdollars(12);
+    let done = TaskEvent::Finish(outcome);
+
+    commit_event(&*store, &task, done, at(1))
+        .await
+        .expect("finished");
+
+    let expected = Funds {
+        spent: Microdollars(42),
+        ..Funds::default()
+    };
+    assert_eq!(funds(&*store).await, expected);
+    assert_eq!(row(&*store, task.id).await.cost, Microdollars(42));
 }
 
 pub(super) async fn the_budget_is_set_and_lifted(store: Arc<dyn Store>) {

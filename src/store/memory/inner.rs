@@ -148,6 +148,7 @@ impl Inner {
             }
         }
         let mut versions: HashMap<TaskId, u64> = HashMap::new();
+        let mut funds = self.funds;
         for change in &batch.changes {
             let id = change.task.id;
             let stored = || self.tasks.get(&id).map(|kept| kept.task.version);
@@ -155,6 +156,9 @@ impl Inner {
                 return Err(StoreError::Conflict);
             }
             versions.insert(id, change.task.version);
+            for entry in &change.ledger {
+                funds = funds.book(*entry).ok_or(StoreError::Conflict)?;
+            }
         }
         Ok(())
     }
@@ -201,6 +205,7 @@ impl Inner {
                 if row.attempt == stored.attempt && row.state.is_active() {
                     row.attempt_cost = stored.attempt_cost;
                     row.session_id = stored.session_id;
+                    row.session_offset = stored.session_offset;
                 }
                 row.last_sequence = stored.last_sequence;
                 row.caller = stored.caller;

@@ -13,9 +13,10 @@ use crate::clock::Clock;
 use crate::store::OpenError;
 
 /// One script per schema version, from 1. Only ever appended to.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_retention.sql"),
+    include_str!("../migrations/0003_bills.sql"),
 ];
 
 /// Marks our databases: "clpo".

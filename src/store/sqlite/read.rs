@@ -23,7 +23,7 @@ pub(super) const SELECT_TASK: &str = "SELECT id, version, caller, state, tags, g
     parent_id, place, rank, request_id, create_time, ready_time, start_time, end_time, \
     queue_deadline, attached, abandon_time, attempt, burnt, slot, lease_node, lease_until, \
     session_id, context_revision, budget, reserved, cost, attempt_cost, cost_estimated, recovery, \
-    saves_session, conversation, last_sequence, due_time FROM tasks";
+    saves_session, conversation, last_sequence, due_time, usage, session_offset FROM tasks";
 
 /// More tags than this are looked for task by task instead of tag by tag.
 const TAG_ARMS_MAX: usize = 16;
@@ -42,6 +42,7 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         cost: row.get(26)?, attempt_cost: row.get(27)?, cost_estimated: row.get(28)?,
         recovery: row.get(29)?, saves_session: row.get(30)?, conversation: row.get(31)?,
         last_sequence: row.get(32)?, due_time: row.get(33)?,
+        usage: row.get(34)?, session_offset: row.get(35)?,
     })
 }
 
@@ -430,7 +431,7 @@ pub(super) fn check_sums(conn: &Connection) -> Result<(), StoreError> {
     let kept = totals(conn)?;
     let transaction = conn.unchecked_transaction()?;
     let (spent, reserved): (i64, i64) = transaction.query_row(
-        "SELECT coalesce(sum(CASE kind WHEN 2 THEN cost ELSE 0 END), 0),
+        "SELECT coalesce(sum(CASE WHEN kind IN (2, 3) THEN cost ELSE 0 END), 0),
                 coalesce(sum(CASE kind WHEN 1 THEN reserved ELSE -reserved END), 0) FROM ledger",
         [],
         |row| Ok((row.get(0)?, row.get(1)?)),

@@ -111,6 +111,7 @@ struct Stored {
     attempt_cost: i64,
     last_sequence: i64,
     session_id: String,
+    session_offset: i64,
 }
 
 /// A transaction of the writer.
@@ -173,10 +174,10 @@ impl Transaction<'_> {
                 note.cost.map_or(stored.attempt_cost, |cost| cost.0),
                 fence.task.as_bytes()
             ])?;
-        if let Some(session_id) = note.session_id {
+        if let Some(session) = note.session {
             self.conn
-                .prepare_cached("UPDATE tasks SET session_id = ? WHERE id = ?")?
-                .execute(params![session_id, fence.task.as_bytes()])?;
+                .prepare_cached("UPDATE tasks SET session_id = ?, session_offset = ? WHERE id = ?")?
+                .execute(params![session.id, session.offset, fence.task.as_bytes()])?;
         }
         Ok(Committed {
             task: fence.task,
@@ -271,6 +272,7 @@ impl Transaction<'_> {
             if stored.attempt == i64::from(task.attempt) && task.state.is_active() {
                 task.attempt_cost = Microdollars(stored.attempt_cost);
                 task.session_id.clone_from(&stored.session_id);
+                task.session_offset = stored.session_offset;
             }
             task.last_sequence = sequence(id, stored.last_sequence)?;
         }
@@ -331,7 +333,7 @@ impl Transaction<'_> {
         self.conn
             .prepare_cached(
                 "SELECT version, state, parent_id IS NOT NULL, attempt, attempt_cost,
-                 last_sequence, session_id FROM tasks WHERE id = ?",
+                 last_sequence, session_id, session_offset FROM tasks WHERE id = ?",
             )?
             .query_row([id.as_bytes()], |row| {
                 let state = State::from_number(row.get(1)?);
@@ -344,6 +346,7 @@ impl Transaction<'_> {
                         attempt_cost: row.get(4)?,
                         last_sequence: row.get(5)?,
                         session_id: row.get(6)?,
+                        session_offset: row.get(7)?,
                     })
                 }))
             })
@@ -400,7 +403,9 @@ impl Transaction<'_> {
                 cost,
                 estimated,
             } => (2, reserved, cost, estimated),
+            Entry::Correct(cost) => (3, Microdollars::ZERO, cost, false),
         };
+        let funds = self.books.funds.book(entry).ok_or(StoreError::Conflict)?;
         self.conn
             .prepare_cached(
                 "INSERT INTO ledger (task, time, kind, reserved, cost, estimated)
@@ -414,7 +419,7 @@ impl Transaction<'_> {
                 cost.0,
                 estimated
             ])?;
-        self.books.funds = self.books.funds.after(entry);
+        self.books.funds = funds;
         Ok(())
     }
 
@@ -495,7 +500,7 @@ impl Transaction<'_> {
             (24, &r.context_revision), (25, &r.budget), (26, &r.reserved), (27, &r.cost),
             (28, &r.attempt_cost), (29, &r.cost_estimated), (30, &r.recovery),
             (31, &r.saves_session), (32, &r.conversation), (33, &r.last_sequence),
-            (34, &r.due_time),
+            (34, &r.due_time), (35, &r.usage), (36, &r.session_offset),
         ];
         for (place, value) in values {
             statement.raw_bind_parameter(place, value)?;

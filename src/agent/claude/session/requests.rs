@@ -127,12 +127,12 @@ impl ClaudeSession {
             return;
         };
         let asked = self.unanswered.swap_remove(at);
-        if let (Some(turn), Some((total, _))) =
+        if let (Some(turn), Some((total, models))) =
             (asked.usage_of, answer.ok().and_then(session_usage))
             && self.conversation.current() == Some(&turn)
         {
-            let cost = self.conversation.cost_since(total);
-            self.ready.push_back(Observation::Cost(cost));
+            let spent = self.conversation.spent_since(total, &models);
+            self.ready.push_back(Observation::Cost(spent));
         }
     }
 

@@ -61,7 +61,7 @@ pub(super) fn turn_end(turn: &Turn, outcome: Outcome, base: &mut Totals) -> Turn
     }
 }
 
-fn difference(
+pub(super) fn difference(
     total: &BTreeMap<String, Usage>,
     base: &BTreeMap<String, Usage>,
 ) -> BTreeMap<String, Usage> {
@@ -79,7 +79,7 @@ fn difference(
     total.iter().filter_map(since).collect()
 }
 
-fn model_usage((model, usage): (String, Usage)) -> ModelUsage {
+pub(super) fn model_usage((model, usage): (String, Usage)) -> ModelUsage {
     ModelUsage {
         model,
         input_tokens: usage.input,
