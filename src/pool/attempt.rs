@@ -340,10 +340,8 @@ impl<'a> Attempt<'a> {
                             if stop_reason != "end_turn" || tools_running > 0 || structured {
                                 let _ = session.ask_usage().await;
                             }
-                            if stop_reason == "tool_use" {
-                                if turns_max.is_some_and(|max| turns >= max) {
-                                    wanted = Some(Stop::MaxTurns);
-                                }
+                            if stop_reason == "tool_use" && turns_max.is_some_and(|max| turns >= max) {
+                                wanted = Some(Stop::MaxTurns);
                             }
                         }
                         Observation::TurnStarted { ref session_id, total, .. } => {

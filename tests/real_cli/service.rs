@@ -12,6 +12,8 @@ mod chains;
 mod drain;
 #[path = "../service/isolation.rs"]
 mod isolation;
+#[path = "../service/killed_again.rs"]
+mod killed_again;
 #[path = "../service/kills.rs"]
 mod kills;
 #[path = "../service/money.rs"]

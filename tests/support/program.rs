@@ -1,6 +1,6 @@
 //! `claudepool serve` as a process of its own, for what only its death shows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -26,17 +26,32 @@ impl Program {
     /// One slot without spares in an empty directory, over the target's kind of
     /// agent, or its next of kin that has processes. Tools of the shell may run.
     pub async fn new() -> Self {
+        Self::with_slots(1).await
+    }
+
+    /// The same with this many slots.
+    pub async fn with_slots(slots: u32) -> Self {
         let kind = crate::agent().with_processes();
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("work")).unwrap();
         let patience = format!("{}s", LOADED.as_secs());
         let config = format!(
-            "[pool]\nslots = 1\nspares = 0\n[pool.settings]\nallowed_tools = ['Bash']\n\
+            "[pool]\nslots = {slots}\nspares = 0\n[pool.settings]\nallowed_tools = ['Bash']\n\
              [agent]\nreset_timeout = '{patience}'\ncontrol_timeout = '{patience}'\n"
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
         let around = kind.surroundings().await;
         Self { kind, around, dir }
+    }
+
+    /// Where everything of it lies.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The file of its store.
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("store.db")
     }
 
     /// Where its tasks work.
@@ -56,7 +71,7 @@ impl Program {
             .arg("--config")
             .arg(path("config.toml"))
             .arg("--store")
-            .arg(format!("sqlite:{}", path("store.db").display()))
+            .arg(format!("sqlite:{}", self.store().display()))
             .arg("--claude-bin")
             .arg(self.kind.program().expect("it has processes"))
             .arg("--working-dir")

@@ -198,6 +198,9 @@ async fn a_task_without_a_budget_reserves_the_pools_default() {
 #[tokio::test(start_paused = true)]
 async fn a_budget_set_at_the_last_moment_lets_nothing_past() {
     let rig = rig(slots(1)).await;
+    rig.pool.run("say warm").await.expect("ran");
+    // Its slot is idle and nothing waits: what comes now is claimed at once.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     // The pool has not heard of it: as if it was set between look and claim.
     let limit = Some(Microdollars(100));
     rig.store.set_budget(limit).await.expect("set");
