@@ -30,6 +30,8 @@ mod isolation;
 mod kills;
 #[path = "service/limits.rs"]
 mod limits;
+#[path = "service/lease.rs"]
+mod lease;
 #[path = "service/operator.rs"]
 mod operator;
 #[path = "service/promises.rs"]

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::inner::Inner;
+use super::lease;
 use super::shelf::Shelf;
 use super::workspace::Roots;
 use super::{
@@ -237,6 +238,12 @@ fn start(inner: &Arc<Inner>) {
     inner
         .tracker
         .spawn(async move { retention::run(&shared).await });
+    if let Some(span) = inner.options.process_lease {
+        let shared = Arc::clone(inner);
+        inner
+            .tracker
+            .spawn(async move { lease::renew(&shared, span).await });
+    }
     if inner.options.spares > 0 && inner.probe.spares {
         let shared = Arc::clone(inner);
         inner

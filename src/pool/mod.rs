@@ -19,6 +19,7 @@ mod fan_out;
 mod hold;
 mod inner;
 mod isolation;
+mod lease;
 mod log;
 mod operate;
 mod options;

@@ -11,6 +11,7 @@ use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::pb::{self, Failure, FailureReason, ProcessOrigin, RequeueReason};
 use crate::task::apply::Outcome;
+use crate::task::lost::Lost;
 use crate::task::retry::{Facts, classify, is_retryable};
 use crate::task::{Task, TaskEvent};
 
@@ -117,6 +118,8 @@ impl Ended {
     /// Whether the process may be fit for another attempt, if a reset says so.
     pub fn process_is_usable(&self) -> bool {
         match &self.how {
+            // It was silent once without a reason that we know.
+            How::Stopped(Stop::Stalled, _) => false,
             How::Turn(..) | How::Stopped(_, Some(_)) | How::Workspace(_) => true,
             How::NoProcess(error) => matches!(error, AgentError::Refused { .. }),
             How::Stopped(_, None) | How::Died(_) | How::Violation(_) => false,
@@ -169,6 +172,13 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
                 ),
             };
             (turn, Some(failure(reason, message)))
+        }
+        How::Died(end) if end.lease_expired => {
+            return TaskEvent::Lost(Lost {
+                attempt: task.attempt,
+                cost,
+                message: "the server stood still for longer than process_lease",
+            });
         }
         How::Died(end) => {
             let message = match end.exit_code {

@@ -12,17 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::apply_chain::{ChainEvent, apply_chain};
-use super::{Change, Lease, Recovery, SavedSession, Spec, State, Task};
+use super::lost::{Lost, lose, recover};
+use super::{Change, Lease, SavedSession, Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
 use crate::id::{NodeId, SlotId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::pb::{self, FailureReason, ProcessOrigin, RequeueReason};
-
-/// Attempts that may be lost to crashes of the server before a task fails: a
-/// task that takes the server down must not do so for ever.
-pub const CRASHES_MAX: u32 = 3;
 
 /// What happens to a task.
 #[allow(
@@ -51,6 +48,8 @@ pub enum TaskEvent {
     },
     /// A caller attached (`None`) or the last one left: it is cancelled then.
     Abandon(Option<Timestamp>),
+    /// The running attempt was cut off and nobody knows how far it came.
+    Lost(Lost),
     /// A server found it after a crash.
     Recover {
         /// How long an attached caller has to come back.
@@ -144,6 +143,7 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
             TaskEvent::Claim(_)
             | TaskEvent::Finish(_)
             | TaskEvent::Requeue(_)
+            | TaskEvent::Lost(_)
             | TaskEvent::Expire { .. } => Err(conflict),
         };
     }
@@ -205,6 +205,12 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
                 Ok(Some(change))
             }
             _ => Ok(None),
+        },
+        TaskEvent::Lost(lost) => match task.state {
+            State::Running | State::Cancelling if lost.attempt == task.attempt => {
+                Ok(Some(lose(task, lost, now)))
+            }
+            _ => Err(conflict),
         },
         TaskEvent::Recover { grace } => Ok(recover(task, grace, now)),
     }
@@ -272,7 +278,7 @@ fn finish(task: &Task, outcome: Outcome, now: Timestamp) -> Change {
     }
 }
 
-fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
+pub(super) fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
     let mut change = Change::of(task);
     settle(&mut change, requeue.cost, requeue.estimated);
     let row = &mut change.task;
@@ -296,58 +302,7 @@ fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
     change
 }
 
-fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
-    let mut change = match task.state {
-        State::Running => {
-            let lost = Requeue {
-                attempt: task.attempt,
-                reason: RequeueReason::Interrupted,
-                burn: true,
-                ready_time: now,
-                cost: task.attempt_cost,
-                estimated: true,
-                failure_reason: FailureReason::Interrupted,
-                message: "the server stopped while it ran".to_owned(),
-            };
-            if task.recovery == Recovery::Fail || task.burnt + 1 >= CRASHES_MAX {
-                let mut change = Change::of(task);
-                settle(&mut change, lost.cost, true);
-                let failure = failed(FailureReason::Interrupted, lost.message, true);
-                end(
-                    change,
-                    State::Failed,
-                    failure,
-                    ProcessOrigin::Unspecified,
-                    now,
-                )
-            } else {
-                hand_back(task, lost, now)
-            }
-        }
-        State::Cancelling => {
-            let mut change = Change::of(task);
-            settle(&mut change, task.attempt_cost, true);
-            end(
-                change,
-                State::Cancelled,
-                bare_result(),
-                ProcessOrigin::Unspecified,
-                now,
-            )
-        }
-        State::Queued => Change::of(task),
-        State::Succeeded | State::Failed | State::Cancelled | State::Skipped => return None,
-    };
-    // No caller is attached to a server that has just started.
-    let row = &mut change.task;
-    let orphaned = row.attached && !row.state.is_end() && row.abandon_time.is_none();
-    if orphaned {
-        row.abandon_time = Some(now.after(grace));
-    }
-    (orphaned || task.state != State::Queued).then_some(change)
-}
-
-fn settle(change: &mut Change, cost: Microdollars, estimated: bool) {
+pub(super) fn settle(change: &mut Change, cost: Microdollars, estimated: bool) {
     let row = &mut change.task;
     change.ledger.push(Entry::Settle {
         reserved: row.reserved,
@@ -360,7 +315,7 @@ fn settle(change: &mut Change, cost: Microdollars, estimated: bool) {
     row.cost_estimated |= estimated;
 }
 
-fn end(
+pub(super) fn end(
     mut change: Change,
     state: State,
     mut result: pb::TaskResult,
@@ -383,11 +338,11 @@ fn end(
     change
 }
 
-fn bare_result() -> pb::TaskResult {
+pub(super) fn bare_result() -> pb::TaskResult {
     pb::TaskResult::default()
 }
 
-fn failed(reason: FailureReason, message: String, retryable: bool) -> pb::TaskResult {
+pub(super) fn failed(reason: FailureReason, message: String, retryable: bool) -> pb::TaskResult {
     pb::TaskResult {
         failure: Some(pb::Failure {
             reason: reason as i32,

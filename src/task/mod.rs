@@ -3,6 +3,7 @@
 pub mod apply;
 pub mod apply_chain;
 pub mod change;
+pub mod lost;
 pub mod retry;
 pub mod settings;
 

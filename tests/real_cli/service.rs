@@ -14,6 +14,8 @@ mod drain;
 mod isolation;
 #[path = "../service/kills.rs"]
 mod kills;
+#[path = "../service/lease.rs"]
+mod lease;
 #[path = "../service/operator.rs"]
 mod operator;
 #[path = "../service/promises.rs"]
