@@ -24,6 +24,8 @@ mod catalog;
 mod chains;
 #[path = "service/drain.rs"]
 mod drain;
+#[path = "service/faults.rs"]
+mod faults;
 #[path = "service/isolation.rs"]
 mod isolation;
 #[path = "service/kills.rs"]
@@ -40,3 +42,5 @@ mod promises;
 mod streams;
 #[path = "service/tasks.rs"]
 mod tasks;
+#[path = "service/trees.rs"]
+mod trees;

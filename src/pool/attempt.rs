@@ -5,6 +5,7 @@
 //! task gets exactly one fate and the slot a process it can trust.
 
 mod begin;
+mod tools;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, info_span, warn};
 
+use self::tools::Tools;
 use super::inner::Inner;
 use super::log::{Log, Size};
 use super::outcome::{self, Ended, Stop};
@@ -249,7 +251,7 @@ impl<'a> Attempt<'a> {
         let inner = self.inner;
         let budget = self.task.remaining_budget();
         let turns_max = self.spec.effective.max_turns;
-        let mut tools_running: usize = 0;
+        let mut tools = Tools::default();
         let mut turns = 0;
         let mut cost = Microdollars::ZERO;
         let mut stall = Instant::now() + inner.options.stall_timeout;
@@ -259,6 +261,10 @@ impl<'a> Attempt<'a> {
         let mut silence = pin!(sleep_until(stall));
         loop {
             self.log.flush(inner);
+            if !self.log.has_room() {
+                // It may be speaking; it is we who do not listen.
+                stall = Instant::now() + inner.options.stall_timeout;
+            }
             let wanted = tokio::select! {
                 biased;
                 written = self.log.written() => {
@@ -274,7 +280,7 @@ impl<'a> Attempt<'a> {
                 stop = &mut stopped, if stop.is_none() => stop,
                 // Set once, and again only when it is over: each line would be
                 // a timer otherwise.
-                () = &mut silence, if stop.is_none() && tools_running == 0 => {
+                () = &mut silence, if stop.is_none() && !tools.any_runs() => {
                     if stall > Instant::now() {
                         silence.as_mut().reset(stall);
                         continue;
@@ -288,6 +294,7 @@ impl<'a> Attempt<'a> {
                 said = session.next(), if self.log.has_room() => {
                     stall = Instant::now() + inner.options.stall_timeout;
                     let mut wanted = None;
+                    tools.saw(&said);
                     match said {
                         Observation::TurnEnded(mut end) => {
                             let duration = self.started.elapsed();
@@ -333,10 +340,6 @@ impl<'a> Attempt<'a> {
                         }
                         Observation::TurnStarted { ref session_id, .. } => {
                             self.has_session(session_id);
-                        }
-                        Observation::ToolUse { .. } => tools_running += 1,
-                        Observation::ToolResult { .. } => {
-                            tools_running = tools_running.saturating_sub(1);
                         }
                         _ => {}
                     }

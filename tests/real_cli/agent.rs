@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use claudepool::agent::claude::Claude;
@@ -164,6 +165,26 @@ async fn a_subagents_tool_calls_are_told_and_what_it_leaves_is_found() {
     succeed(&mut *session, &stays).await;
     assert!(session.reset().await.is_err());
     session.end(GRACE).await;
+}
+
+#[tokio::test]
+async fn a_process_killed_right_after_its_reset_makes_no_later_one_slow() {
+    let kit = real(false).await;
+    for _ in 0..3 {
+        let mut killed = ready(&kit).await;
+        succeed(&mut *killed, "::echo x").await;
+        assert_eq!(killed.reset().await, Ok(()));
+        killed.end(Duration::ZERO).await;
+
+        let mut next = ready(&kit).await;
+        succeed(&mut *next, "::echo x").await;
+        let begun = Instant::now();
+        let end = next.end(Duration::from_secs(30)).await;
+
+        println!("{:?} to end, with {:?}", begun.elapsed(), end.exit_code);
+        // 8.5 s in a directory that the killed one had locked.
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
 }
 
 #[tokio::test]

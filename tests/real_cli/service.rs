@@ -24,3 +24,5 @@ mod promises;
 mod streams;
 #[path = "../service/tasks.rs"]
 mod tasks;
+#[path = "../service/trees.rs"]
+mod trees;
