@@ -24,6 +24,8 @@ mod catalog;
 mod chains;
 #[path = "service/drain.rs"]
 mod drain;
+#[path = "service/failure_table.rs"]
+mod failure_table;
 #[path = "service/faults.rs"]
 mod faults;
 #[path = "service/isolation.rs"]
