@@ -62,7 +62,7 @@ fn marked(variable: &str) -> usize {
 }
 
 /// Longest life of the bomb, should nobody end it.
-const BOMB: Duration = Duration::from_secs(10);
+const BOMB: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn a_task_that_forks_without_end_is_ended_with_all_it_forked() {
