@@ -20,7 +20,7 @@ BUF := $(TOOLS)/buf-$(BUF_VERSION)/node_modules/@bufbuild/buf-$(OS)-$(BUF_ARCH)/
 GRPCURL := $(TOOLS)/grpcurl-$(GRPCURL_VERSION)/grpcurl
 HEALTH_PROBE := $(TOOLS)/grpc-health-probe-$(HEALTH_PROBE_VERSION)/grpc-health-probe
 
-.PHONY: help check fmt lint proto test test-fast test-real kills simulation demo bench test-readme tools claude-path clean-tools
+.PHONY: help check fmt lint proto test test-fast test-real kills simulation fuzz demo bench test-readme tools claude-path clean-tools
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '%-12s %s\n' "$$name" "$$what"; done
@@ -44,7 +44,11 @@ test: test-fast test-real test-readme ## Run every test; sets up what it needs i
 test-fast: ## Tests that need Rust and a C compiler alone.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	@$(call need,cc,a C compiler)
-	cargo test --locked
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-20} cargo test --locked
+
+fuzz: ## Fuzz for FUZZ_SECONDS (default 600), each target by itself.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} cargo test --locked --test fuzz -- --nocapture
 
 test-real: $(CLAUDE) ## Tests on the real CLI, with a stand-in of the API on loopback.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)

@@ -24,12 +24,18 @@ mod catalog;
 mod chains;
 #[path = "service/drain.rs"]
 mod drain;
+#[path = "service/failure_table.rs"]
+mod failure_table;
+#[path = "service/faults.rs"]
+mod faults;
 #[path = "service/isolation.rs"]
 mod isolation;
 #[path = "service/killed_again.rs"]
 mod killed_again;
 #[path = "service/kills.rs"]
 mod kills;
+#[path = "service/lease.rs"]
+mod lease;
 #[path = "service/limits.rs"]
 mod limits;
 #[path = "service/money.rs"]
@@ -44,3 +50,5 @@ mod requests;
 mod streams;
 #[path = "service/tasks.rs"]
 mod tasks;
+#[path = "service/trees.rs"]
+mod trees;

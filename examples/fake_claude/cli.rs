@@ -34,9 +34,13 @@ pub struct Interrupted;
 pub struct Switches {
     pub ignore_term: bool,
     pub reset_fails: bool,
+    pub reset_hangs: bool,
     pub no_result: bool,
     pub two_results: bool,
     pub self_turn: bool,
+    /// The same, but once it was reset and is idle.
+    pub late_turn: bool,
+    pub late_result: bool,
 }
 
 /// The program.

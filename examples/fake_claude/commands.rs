@@ -17,6 +17,7 @@ impl Cli {
                 self.switches.reset_fails = false;
                 self.unavailable(name);
             }
+            "clear" if self.switches.reset_hangs => {}
             "clear" => self.clear(),
             "model" => {
                 self.model = lines::model_of(Some(rest.trim()));
@@ -70,6 +71,13 @@ impl Cli {
             result,
             json!({"result": "", "local_command": "clear"}),
         ));
+        if std::mem::take(&mut self.switches.late_result) {
+            let result = lines::result(self, "success", 1);
+            self.result_out(lines::with(result, json!({"result": "nobody asked"})));
+        }
+        if std::mem::take(&mut self.switches.late_turn) {
+            self.turn_by_myself();
+        }
     }
 
     /// Writes a result and counts it.

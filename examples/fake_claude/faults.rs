@@ -25,6 +25,36 @@ impl Cli {
                 self.raw(b"{\"type\":\"assistant\",\"mess\n");
                 self.raw(b"\xff\xfe\x80 not utf-8\n");
             }
+            "bad-utf8" => {
+                self.out(&json!(["not", "an", "object"]));
+                self.raw(b"\xff\xfe\x80 printed by something\n");
+                let ping = self.ping("?").to_string() + "\n";
+                let bytes: Vec<u8> = ping
+                    .bytes()
+                    .map(|b| if b == b'?' { 0xff } else { b })
+                    .collect();
+                self.raw(&bytes);
+            }
+            "half-line" => self.raw(b"{\"type\":\"assistant\",\"mess"),
+            "noise" => {
+                let line = [b"nothing of the protocol ".repeat(40).as_slice(), b"\n"].concat();
+                for _ in 0..count / line.len() {
+                    self.raw(&line);
+                }
+            }
+            // Until it is killed: it hears nothing meanwhile.
+            "endless-line" => loop {
+                self.raw(&[b'x'; 1 << 16]);
+            },
+            "endless-text" => {
+                let delta = json!({"type": "text_delta", "text": "endless ".repeat(4096)});
+                let event = json!({"type": "content_block_delta", "index": 0, "delta": delta});
+                let line = json!({"type": "stream_event", "event": event,
+                    "session_id": self.session.id, "parent_tool_use_id": null});
+                loop {
+                    self.out(&line);
+                }
+            }
             "big-line" => {
                 let empty = self.ping("").to_string().len();
                 self.out(&self.ping(&"x".repeat(count.saturating_sub(empty))));
@@ -39,7 +69,6 @@ impl Cli {
                 self.out(&json!({"type": "fake_unknown", "session_id": self.session.id}));
                 self.out(&json!({"type": "system", "subtype": "fake_unknown", "n": 1}));
                 self.out(&json!({"type": "stream_event", "event": {"type": "fake_unknown"}}));
-                self.out(&json!(["not", "an", "object"]));
             }
             "close-stdout" => {
                 if let Ok(null) = std::fs::File::create("/dev/null") {
@@ -56,7 +85,10 @@ impl Cli {
             "two-results" => self.switches.two_results = true,
             "ignore-term" => self.switches.ignore_term = true,
             "reset-fails" => self.switches.reset_fails = true,
+            "reset-hangs" => self.switches.reset_hangs = true,
             "self-turn" => self.switches.self_turn = true,
+            "late-turn" => self.switches.late_turn = true,
+            "late-result" => self.switches.late_result = true,
             _ => return false,
         }
         true

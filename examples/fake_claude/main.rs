@@ -57,6 +57,12 @@ async fn main() {
     if let Some(ms) = env_number("FAKE_START_DELAY_MS") {
         tokio::time::sleep(std::time::Duration::from_millis(ms as u64)).await;
     }
+    // Only while that file is there: what fails can be made good.
+    if let Some(file) = std::env::var_os("FAKE_START_HANG_FILE")
+        && std::path::Path::new(&file).exists()
+    {
+        std::future::pending::<()>().await;
+    }
     if std::env::var_os("FAKE_START_FAIL").is_some() {
         fail("Error: the start failed, as asked");
     }

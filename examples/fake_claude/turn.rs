@@ -118,11 +118,7 @@ impl Cli {
         self.result_out(line);
         self.lifecycle(prompt.uuid.as_deref(), state);
         if std::mem::take(&mut self.switches.self_turn) {
-            self.queue.push_front(Prompt {
-                text: "::echo by myself".to_owned(),
-                uuid: None,
-                origin: Some(json!({"kind": "task-notification", "producer": "session-task"})),
-            });
+            self.turn_by_myself();
         }
     }
 
@@ -135,11 +131,24 @@ impl Cli {
         }
     }
 
+    /// Queues a turn that nobody asked for.
+    pub fn turn_by_myself(&mut self) {
+        self.queue.push_front(Prompt {
+            text: "::echo by myself".to_owned(),
+            uuid: None,
+            origin: Some(json!({"kind": "task-notification", "producer": "session-task"})),
+        });
+    }
+
     async fn play(&mut self, turn: &mut Turn, prompt: &str) -> Result<Ending, Stop> {
         if self.over_budget() {
             return Ok(Ending::Budget);
         }
         self.session.say("user", prompt);
+        // The real one writes as it goes, so that an end in the middle is known.
+        if !self.args.no_persistence {
+            let _ = self.session.save(&self.cwd);
+        }
         let mut steps = script::parse(prompt);
         for step in &mut steps {
             if matches!(step, Step::Other { name, .. } if name == "request") {

@@ -260,6 +260,8 @@ pub struct ProcessEnd {
     pub exit_code: Option<i32>,
     /// Last bytes of its stderr, at most 4 KiB.
     pub stderr_tail: String,
+    /// Whether it was ended because this server did not renew its lease.
+    pub lease_expired: bool,
 }
 
 /// Why an agent could not do what was asked.
@@ -306,6 +308,11 @@ pub trait Agent: Send + Sync + 'static {
     /// Starts a process and returns when it is ready for a claim or a turn.
     /// `NoSession` if the one to resume was not saved or is deleted.
     async fn launch(&self, launch: Launch) -> Result<Box<dyn Session>, AgentError>;
+
+    /// Bounds the life of every process, also of those started later: each ends
+    /// with its tree unless this is called again within `span`, even if this
+    /// server is stopped or cut off. Zero: no bound, as at the start.
+    fn lease(&self, _span: Duration) {}
 
     /// Deletes a saved session; harmless if it is not there.
     async fn forget(&self, _session_id: &str) {}

@@ -14,7 +14,7 @@
 //! | `fail STATUS` | the turn ends as an API failure of that status |
 //! | `limited [SECONDS]` | while the test limits: a rate limit that lifts then, which ends the turn |
 //! | `retrying STATUS` | a request is tried again after that status |
-//! | `die CODE` | the process ends |
+//! | `die CODE` | the process ends; `expired`: its lease has run out |
 //! | `violate` | the process speaks what the protocol does not allow |
 //! | `dirty` | the process is not clean afterwards |
 //! | `about` | tells what it knows: earlier prompts, placement, dials |
@@ -246,6 +246,7 @@ impl Process {
                 let end = ProcessEnd {
                     exit_code: rest.parse().ok(),
                     stderr_tail: "it was told to die".to_owned(),
+                    lease_expired: rest == "expired",
                 };
                 self.ended = Some(end.clone());
                 return Some(Observation::ProcessEnded(end));

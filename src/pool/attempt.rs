@@ -5,6 +5,7 @@
 //! task gets exactly one fate and the slot a process it can trust.
 
 mod begin;
+mod tools;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, info_span, warn};
 
+use self::tools::Tools;
 use super::inner::Inner;
 use super::log::{Log, Size};
 use super::outcome::{self, Ended, Stop};
@@ -262,7 +264,7 @@ impl<'a> Attempt<'a> {
         let budget = self.task.remaining_budget();
         let turns_max = self.spec.effective.max_turns;
         let structured = self.spec.effective.json_schema.is_some();
-        let mut tools_running: usize = 0;
+        let mut tools = Tools::default();
         let mut turns = 0;
         let mut known = Spent::default();
         let mut stall = Instant::now() + inner.options.stall_timeout;
@@ -272,6 +274,10 @@ impl<'a> Attempt<'a> {
         let mut silence = pin!(sleep_until(stall));
         loop {
             self.log.flush(inner);
+            if !self.log.has_room() {
+                // It may be speaking; it is we who do not listen.
+                stall = Instant::now() + inner.options.stall_timeout;
+            }
             let wanted = tokio::select! {
                 biased;
                 written = self.log.written() => {
@@ -287,7 +293,7 @@ impl<'a> Attempt<'a> {
                 stop = &mut stopped, if stop.is_none() => stop,
                 // Set once, and again only when it is over: each line would be
                 // a timer otherwise.
-                () = &mut silence, if stop.is_none() && tools_running == 0 => {
+                () = &mut silence, if stop.is_none() && !tools.any_runs() => {
                     if stall > Instant::now() {
                         silence.as_mut().reset(stall);
                         continue;
@@ -301,6 +307,7 @@ impl<'a> Attempt<'a> {
                 said = session.next(), if self.log.has_room() => {
                     stall = Instant::now() + inner.options.stall_timeout;
                     let mut wanted = None;
+                    tools.saw(&said);
                     match said {
                         Observation::TurnEnded(mut end) => {
                             let duration = self.started.elapsed();
@@ -338,7 +345,7 @@ impl<'a> Attempt<'a> {
                             // More is to come, of the agent itself, of a tool that
                             // is a subagent, or in the form that is asked for:
                             // what it cost so far is asked meanwhile.
-                            if stop_reason != "end_turn" || tools_running > 0 || structured {
+                            if stop_reason != "end_turn" || tools.any_runs() || structured {
                                 let _ = session.ask_usage().await;
                             }
                             if stop_reason == "tool_use" && turns_max.is_some_and(|max| turns >= max) {
@@ -348,10 +355,6 @@ impl<'a> Attempt<'a> {
                         Observation::TurnStarted { ref session_id, total, .. } => {
                             self.begins_at(total);
                             self.has_session(session_id);
-                        }
-                        Observation::ToolUse { .. } => tools_running += 1,
-                        Observation::ToolResult { .. } => {
-                            tools_running = tools_running.saturating_sub(1);
                         }
                         _ => {}
                     }

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::hold::Hold;
 use super::inner::Inner;
+use super::lease;
 use super::shelf::Shelf;
 use super::workspace::Roots;
 use super::{
@@ -254,6 +255,12 @@ fn start(inner: &Arc<Inner>) {
     inner
         .tracker
         .spawn(async move { retention::run(&shared).await });
+    if let Some(span) = inner.options.process_lease {
+        let shared = Arc::clone(inner);
+        inner
+            .tracker
+            .spawn(async move { lease::renew(&shared, span).await });
+    }
     if inner.options.spares > 0 && inner.probe.spares {
         let shared = Arc::clone(inner);
         inner

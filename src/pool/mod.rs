@@ -20,6 +20,7 @@ mod fingerprint;
 mod hold;
 mod inner;
 mod isolation;
+mod lease;
 mod log;
 mod operate;
 mod options;

@@ -85,6 +85,13 @@ pub struct Options {
     /// Longest life of an idle process that has served. Default 30 min.
     #[serde(with = "humantime_serde")]
     pub process_idle_max: Duration,
+    /// How long processes live without a word from this server: one that is
+    /// stopped or hangs for longer finds its work interrupted, and the tasks meet
+    /// their recovery policy. Needed where another server may take over the work
+    /// of one that stands still. Range: 1 s to 1 h. Default: no limit, since a
+    /// store on this machine has one server at a time.
+    #[serde(with = "humantime_serde")]
+    pub process_lease: Option<Duration>,
     /// Whether the sessions of all tasks are saved. Default false: only those
     /// of tasks that continue or resume a conversation, or whose recovery is
     /// RESUME; saving was seen to cost a sixth of the throughput of tiny tasks.
@@ -258,6 +265,7 @@ impl Default for Options {
             launch_backoff: Duration::from_millis(250),
             max_restarts: 10,
             process_idle_max: Duration::from_secs(30 * 60),
+            process_lease: None,
             save_sessions: false,
             session_retention: Duration::from_secs(24 * 3600),
             queue_max: 100_000,
@@ -329,6 +337,12 @@ impl Options {
         check(
             (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.stall_timeout),
             "stall_timeout must be 1s to 1h",
+        );
+        check(
+            self.process_lease.is_none_or(|lease| {
+                (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&lease)
+            }),
+            "process_lease must be 1s to 1h",
         );
         check(
             self.run_timeout >= Duration::from_secs(1),

@@ -1,18 +1,20 @@
 //! What an attempt came to, as the task sees it. Pure.
 
 mod bill;
+mod entry;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::entry::log_entry;
 use super::attempt::requeue;
-use super::log::{cut, cut_piece};
-use crate::agent::{AgentError, Observation, ProcessEnd, Spent, TurnEnd, TurnError};
+use super::log::cut;
+use crate::agent::{AgentError, ProcessEnd, Spent, TurnEnd, TurnError};
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
-use crate::pb::event::Kind;
 use crate::pb::{self, Failure, FailureReason, ProcessOrigin, RequeueReason};
 use crate::task::apply::Outcome;
+use crate::task::lost::Lost;
 use crate::task::retry::{Facts, classify, is_retryable};
 use crate::task::{Task, TaskEvent};
 
@@ -127,6 +129,8 @@ impl Ended {
     /// Whether the process may be fit for another attempt, if a reset says so.
     pub fn process_is_usable(&self) -> bool {
         match &self.how {
+            // It was silent once without a reason that we know.
+            How::Stopped(Stop::Stalled, _) => false,
             How::Turn(..) | How::Stopped(_, Some(_)) | How::Workspace(_) => true,
             How::NoProcess(error) => matches!(error, AgentError::Refused { .. }),
             How::Stopped(_, None) | How::Died(_) | How::Violation(_) => false,
@@ -179,6 +183,13 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
                 ),
             };
             (turn, Some(failure(reason, message)))
+        }
+        How::Died(end) if end.lease_expired => {
+            return TaskEvent::Lost(Lost {
+                attempt: task.attempt,
+                bill,
+                message: "the server stood still for longer than process_lease",
+            });
         }
         How::Died(end) => {
             let message = match end.exit_code {
@@ -303,98 +314,4 @@ fn turn_result(end: TurnEnd, duration: Duration) -> (pb::TaskResult, Option<Arc<
         ..pb::TaskResult::default()
     };
     (result, whole)
-}
-
-/// What an observation leaves in the log; `None`: nothing.
-pub fn log_entry(said: Observation, now: Timestamp) -> Option<Kind> {
-    Some(match said {
-        Observation::TextDelta {
-            text,
-            parent_tool_use_id,
-        } => Kind::TextDelta(pb::TextDelta {
-            text,
-            parent_tool_use_id,
-        }),
-        Observation::ThinkingDelta {
-            text,
-            parent_tool_use_id,
-        } => Kind::ThinkingDelta(pb::ThinkingDelta {
-            text,
-            parent_tool_use_id,
-        }),
-        Observation::ToolUse {
-            id,
-            name,
-            input_json,
-            parent_tool_use_id,
-        } => {
-            let (input_json, input_truncated) = cut_piece(input_json);
-            Kind::ToolUse(pb::ToolUse {
-                tool_use_id: id,
-                name,
-                input_json,
-                input_truncated,
-                parent_tool_use_id,
-            })
-        }
-        Observation::ToolResult {
-            id,
-            is_error,
-            output,
-        } => {
-            let (output, output_truncated) = cut_piece(output);
-            Kind::ToolResult(pb::ToolResult {
-                tool_use_id: id,
-                is_error,
-                output,
-                output_truncated,
-            })
-        }
-        Observation::Message {
-            id,
-            model,
-            stop_reason,
-            input_tokens,
-            output_tokens,
-        } => Kind::Message(pb::MessageFinished {
-            message_id: id,
-            model,
-            stop_reason,
-            input_tokens,
-            output_tokens,
-        }),
-        Observation::Retrying {
-            retry,
-            max_retries,
-            delay,
-            api_status,
-            error,
-        } => Kind::Retrying(pb::Retrying {
-            retry,
-            max_retries,
-            delay: prost_types::Duration::try_from(delay).ok(),
-            api_status,
-            error,
-        }),
-        Observation::RateLimited { resets_at, message } => Kind::RateLimited(pb::RateLimited {
-            until: Some(
-                resets_at
-                    .map_or(now.after(Duration::from_secs(60)), |seconds| {
-                        Timestamp(seconds.saturating_mul(1_000_000))
-                    })
-                    .to_proto(),
-            ),
-            estimated: resets_at.is_none(),
-            message,
-        }),
-        Observation::Cost(spent) => Kind::Usage(pb::UsageUpdate {
-            cost_microdollars: spent.cost.0,
-            usage: spent.usage.into_iter().take(DENIALS_MAX).collect(),
-        }),
-        Observation::TurnStarted { .. }
-        | Observation::TurnEnded(_)
-        | Observation::ProcessEnded(_)
-        | Observation::Violation(_)
-        | Observation::Alive => return None,
-    })
 }

@@ -13,17 +13,14 @@ use std::time::Duration;
 
 use super::apply_chain::{ChainEvent, apply_chain};
 use super::bill::{Bill, settle};
-use super::{Change, Lease, Recovery, SavedSession, Spec, State, Task};
+use super::lost::{Lost, lose, recover};
+use super::{Change, Lease, SavedSession, Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
 use crate::id::{NodeId, SlotId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::pb::{self, FailureReason, ProcessOrigin, RequeueReason};
-
-/// Attempts that may be lost to crashes of the server before a task fails: a
-/// task that takes the server down must not do so for ever.
-pub const CRASHES_MAX: u32 = 3;
 
 /// What happens to a task.
 #[allow(
@@ -52,6 +49,8 @@ pub enum TaskEvent {
     },
     /// A caller attached (`None`) or the last one left: it is cancelled then.
     Abandon(Option<Timestamp>),
+    /// The running attempt was cut off and nobody knows how far it came.
+    Lost(Lost),
     /// A server found it after a crash.
     Recover {
         /// How long an attached caller has to come back.
@@ -141,6 +140,7 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
             TaskEvent::Claim(_)
             | TaskEvent::Finish(_)
             | TaskEvent::Requeue(_)
+            | TaskEvent::Lost(_)
             | TaskEvent::Expire { .. } => Err(conflict),
         };
     }
@@ -202,6 +202,12 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
                 Ok(Some(change))
             }
             _ => Ok(None),
+        },
+        TaskEvent::Lost(lost) => match task.state {
+            State::Running | State::Cancelling if lost.attempt == task.attempt => {
+                Ok(Some(lose(task, lost, now)))
+            }
+            _ => Err(conflict),
         },
         TaskEvent::Recover { grace } => Ok(recover(task, grace, now)),
     }
@@ -268,7 +274,7 @@ fn finish(task: &Task, outcome: Outcome, now: Timestamp) -> Change {
     }
 }
 
-fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
+pub(super) fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
     let mut change = Change::of(task);
     settle(&mut change, requeue.bill);
     let row = &mut change.task;
@@ -292,57 +298,7 @@ fn hand_back(task: &Task, requeue: Requeue, now: Timestamp) -> Change {
     change
 }
 
-fn recover(task: &Task, grace: Duration, now: Timestamp) -> Option<Change> {
-    let mut change = match task.state {
-        State::Running => {
-            let lost = Requeue {
-                attempt: task.attempt,
-                reason: RequeueReason::Interrupted,
-                burn: true,
-                ready_time: now,
-                bill: Bill::estimate(task.attempt_cost),
-                failure_reason: FailureReason::Interrupted,
-                message: "the server stopped while it ran".to_owned(),
-            };
-            if task.recovery == Recovery::Fail || task.burnt + 1 >= CRASHES_MAX {
-                let mut change = Change::of(task);
-                settle(&mut change, lost.bill);
-                let failure = failed(FailureReason::Interrupted, lost.message, true);
-                end(
-                    change,
-                    State::Failed,
-                    failure,
-                    ProcessOrigin::Unspecified,
-                    now,
-                )
-            } else {
-                hand_back(task, lost, now)
-            }
-        }
-        State::Cancelling => {
-            let mut change = Change::of(task);
-            settle(&mut change, Bill::estimate(task.attempt_cost));
-            end(
-                change,
-                State::Cancelled,
-                bare_result(),
-                ProcessOrigin::Unspecified,
-                now,
-            )
-        }
-        State::Queued => Change::of(task),
-        State::Succeeded | State::Failed | State::Cancelled | State::Skipped => return None,
-    };
-    // No caller is attached to a server that has just started.
-    let row = &mut change.task;
-    let orphaned = row.attached && !row.state.is_end() && row.abandon_time.is_none();
-    if orphaned {
-        row.abandon_time = Some(now.after(grace));
-    }
-    (orphaned || task.state != State::Queued).then_some(change)
-}
-
-fn end(
+pub(super) fn end(
     mut change: Change,
     state: State,
     mut result: pb::TaskResult,
@@ -366,11 +322,11 @@ fn end(
     change
 }
 
-fn bare_result() -> pb::TaskResult {
+pub(super) fn bare_result() -> pb::TaskResult {
     pb::TaskResult::default()
 }
 
-fn failed(reason: FailureReason, message: String, retryable: bool) -> pb::TaskResult {
+pub(super) fn failed(reason: FailureReason, message: String, retryable: bool) -> pb::TaskResult {
     pb::TaskResult {
         failure: Some(pb::Failure {
             reason: reason as i32,

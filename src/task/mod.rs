@@ -4,6 +4,7 @@ pub mod apply;
 pub mod apply_chain;
 mod bill;
 pub mod change;
+pub mod lost;
 pub mod retry;
 pub mod settings;
 

@@ -6,7 +6,7 @@ use claudepool::agent::claude::{Claude, ClaudeOptions};
 use claudepool::agent::conformance::{
     GRACE, Kit, Roll, begin, has_ended, placement, play, ready, spread, succeed, until, within,
 };
-use claudepool::agent::{AgentError, Launch, Observation, ProcessEnd, Profile, Session};
+use claudepool::agent::{Agent, AgentError, Launch, Observation, ProcessEnd, Profile, Session};
 
 use crate::kit::{self, Fake, fake, fake_with};
 

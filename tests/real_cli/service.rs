@@ -16,6 +16,8 @@ mod isolation;
 mod killed_again;
 #[path = "../service/kills.rs"]
 mod kills;
+#[path = "../service/lease.rs"]
+mod lease;
 #[path = "../service/money.rs"]
 mod money;
 #[path = "../service/operator.rs"]
@@ -28,3 +30,5 @@ mod requests;
 mod streams;
 #[path = "../service/tasks.rs"]
 mod tasks;
+#[path = "../service/trees.rs"]
+mod trees;

@@ -223,7 +223,7 @@ impl Session for Process {
                 self.close(TurnEnd::Died);
                 return Observation::ProcessEnded(ProcessEnd {
                     exit_code: Some(137),
-                    stderr_tail: String::new(),
+                    ..ProcessEnd::default()
                 });
             }
             said = self.inner.next() => said,

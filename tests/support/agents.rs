@@ -23,6 +23,9 @@ static REAL: LazyLock<Semaphore> = LazyLock::new(|| {
 /// Longest wait for anything that a process is asked for.
 pub const LOADED: Duration = Duration::from_secs(30);
 
+/// Sets options of the Claude agent.
+pub type Tune = Box<dyn FnOnce(&mut ClaudeOptions) + Send>;
+
 /// A right to run one.
 pub type Place = Option<SemaphorePermit<'static>>;
 
@@ -86,15 +89,19 @@ impl Kind {
     }
 
     /// Opens it for a pool. `state_dir` is its own.
-    pub fn open(self, around: &Surroundings, state_dir: &Path) -> Builder {
+    pub fn open(self, around: &Surroundings, state_dir: &Path, tune: Tune) -> Builder {
         if self == Self::Scripted {
             return Pool::builder(Scripted::default());
         }
-        Pool::builder(self.claude(around, state_dir))
+        Pool::builder(self.tuned(around, state_dir, tune))
     }
 
     /// The Claude agent of this kind.
     pub fn claude(self, around: &Surroundings, state_dir: &Path) -> Claude {
+        self.tuned(around, state_dir, Box::new(|_| {}))
+    }
+
+    fn tuned(self, around: &Surroundings, state_dir: &Path, tune: Tune) -> Claude {
         let mut options = ClaudeOptions::new(state_dir);
         options.program = self.program().expect("it runs a program");
         options.shim = vec![this_program().into(), "__slot".into()];
@@ -104,6 +111,7 @@ impl Kind {
         options.start_timeout = LOADED;
         options.reset_timeout = LOADED;
         options.control_timeout = LOADED;
+        tune(&mut options);
         Claude::open(options).unwrap()
     }
 }

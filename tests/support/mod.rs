@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use claudepool::agent::claude::ClaudeOptions;
 use claudepool::demo::StandIn;
 use claudepool::pool::{Drained, Options, Pool};
 use claudepool::rpc::{self, ServeError, Server};
@@ -30,7 +31,7 @@ use tokio::task::JoinHandle;
 
 pub use self::agents::Kind;
 pub use self::caller::*;
-pub use self::program::Program;
+pub use self::program::{Program, Serving};
 
 /// Longest wait for anything that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,6 +42,7 @@ pub struct Harness {
     options: Options,
     server: rpc::Options,
     store: Option<Arc<dyn Store>>,
+    tune: agents::Tune,
     dir: tempfile::TempDir,
 }
 
@@ -73,6 +75,7 @@ impl Harness {
             },
             server: rpc::Options::default(),
             store: None,
+            tune: Box::new(|_| {}),
             dir,
         }
     }
@@ -96,6 +99,12 @@ impl Harness {
         self
     }
 
+    /// Sets options of the Claude agent, where that is tested.
+    pub fn agent(mut self, set: impl FnOnce(&mut ClaudeOptions) + Send + 'static) -> Self {
+        self.tune = Box::new(set);
+        self
+    }
+
     /// Starts it.
     pub async fn start(self) -> Running {
         let store = match (self.store, self.kind) {
@@ -107,7 +116,8 @@ impl Harness {
             (None, Kind::Scripted | Kind::Fake) => Arc::new(Memory::new()),
         };
         let around = self.kind.surroundings().await;
-        let agent = self.kind.open(&around, &self.dir.path().join("state"));
+        let state = self.dir.path().join("state");
+        let agent = self.kind.open(&around, &state, self.tune);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let server = Server::new(self.server);

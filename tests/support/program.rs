@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -26,17 +27,26 @@ impl Program {
     /// One slot without spares in an empty directory, over the target's kind of
     /// agent, or its next of kin that has processes. Tools of the shell may run.
     pub async fn new() -> Self {
-        Self::with_slots(1).await
+        Self::configured(1, "").await
     }
 
     /// The same with this many slots.
     pub async fn with_slots(slots: u32) -> Self {
+        Self::configured(slots, "").await
+    }
+
+    /// The same with more lines in the configuration of the pool.
+    pub async fn with(pool: &str) -> Self {
+        Self::configured(1, pool).await
+    }
+
+    async fn configured(slots: u32, pool: &str) -> Self {
         let kind = crate::agent().with_processes();
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("work")).unwrap();
         let patience = format!("{}s", LOADED.as_secs());
         let config = format!(
-            "[pool]\nslots = {slots}\nspares = 0\n[pool.settings]\nallowed_tools = ['Bash']\n\
+            "[pool]\nslots = {slots}\nspares = 0\n{pool}\n[pool.settings]\nallowed_tools = ['Bash']\n\
              [agent]\nreset_timeout = '{patience}'\ncontrol_timeout = '{patience}'\n"
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
@@ -95,6 +105,23 @@ impl Program {
 }
 
 impl Serving {
+    /// The process of the server.
+    pub fn pid(&self) -> Pid {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        pid.and_then(Pid::from_raw).expect("it lives")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits until it has ended; how.
+    pub async fn ended(mut self) -> std::process::ExitStatus {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        ended.expect("it ends in time").unwrap()
+    }
+
     /// Kills it as nothing can be prepared for. Of what it had started nothing
     /// is waited for.
     pub async fn kill(mut self) {

@@ -46,6 +46,8 @@ pub(crate) struct Home {
     dir: PathBuf,
     marker: String,
     recorded: bool,
+    /// When its shim started, as `/proc` counts.
+    start: u64,
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {
@@ -96,6 +98,7 @@ impl Homes {
             homes: self.clone(),
             marker,
             recorded: false,
+            start: 0,
         };
         make_dir(&home.idle_dir())?;
         let projects = home.dir.join("projects");
@@ -215,6 +218,11 @@ impl Home {
         &self.marker
     }
 
+    /// When its shim started.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
     /// The configuration directory of the process.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -254,8 +262,8 @@ impl Home {
     /// Notes down the running shim, for the next server.
     pub(crate) fn record(&mut self, shim_pid: u32) -> io::Result<()> {
         self.recorded = true;
-        let start = tree::stat(shim_pid).map_or(0, |stat| stat.start);
-        fs::write(self.record_path(), format!("{shim_pid} {start}\n"))
+        self.start = tree::stat(shim_pid).map_or(u64::MAX, |stat| stat.start);
+        fs::write(self.record_path(), format!("{shim_pid} {}\n", self.start))
     }
 
     /// Gives the directory back after the tree is gone. Not clean: the process

@@ -1,9 +1,12 @@
 //! How long processes may live without a word from the server.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
+
+/// What a shim says before it ends a tree whose lease has run out.
+pub(super) const EXPIRED: &[u8] = b"expired\n";
 
 /// The lifelines of all living processes.
 #[derive(Default)]
@@ -19,6 +22,12 @@ fn live(mut line: &UnixStream, span: Duration) {
     // A shim that is gone, or stopped for so long that its socket is full, has
     // no use for it.
     let _ = line.write_all(format!("live {}\n", span.as_millis()).as_bytes());
+}
+
+/// Whether the shim at the other end, which is gone, has said so.
+pub(super) fn has_expired(mut line: &UnixStream) -> bool {
+    let mut said = [0; EXPIRED.len()];
+    line.read_exact(&mut said).is_ok() && said == EXPIRED
 }
 
 impl Lifelines {

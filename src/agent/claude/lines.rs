@@ -6,8 +6,8 @@ use std::io::BufRead;
 const KEEP: usize = 1 << 20;
 
 /// A line being put together. A line longer than the limit is skipped to its
-/// end, and only its existence is told.
-pub(crate) struct Lines {
+/// end, and only its existence is told, at once: it may have no end.
+pub struct Lines {
     line: Vec<u8>,
     line_bytes_max: usize,
     complete: bool,
@@ -16,15 +16,16 @@ pub(crate) struct Lines {
 
 /// What a piece of input completed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Cut<'a> {
+pub enum Cut<'a> {
     /// A line, without its end.
     Line(&'a [u8]),
-    /// The end of a line that was too long.
+    /// A line that is too long; what is left of it is skipped.
     TooLong,
 }
 
 impl Lines {
-    pub(crate) fn new(line_bytes_max: usize) -> Self {
+    /// Lines of at most `line_bytes_max` bytes, their end included.
+    pub fn new(line_bytes_max: usize) -> Self {
         Self {
             line: Vec::new(),
             line_bytes_max,
@@ -34,7 +35,7 @@ impl Lines {
     }
 
     /// Takes from `input` up to the end of a line. `None`: `input` is used up.
-    pub(crate) fn feed(&mut self, input: &mut &[u8]) -> Option<Cut<'_>> {
+    pub fn feed(&mut self, input: &mut &[u8]) -> Option<Cut<'_>> {
         if std::mem::take(&mut self.complete) {
             self.line.clear();
             self.line.shrink_to(KEEP);
@@ -43,7 +44,7 @@ impl Lines {
             let before = *input;
             let skipped = input.skip_until(b'\n').expect("a slice can be read");
             self.skipping = !before[..skipped].ends_with(b"\n");
-            return (!self.skipping).then_some(Cut::TooLong);
+            return None;
         }
         input
             .read_until(b'\n', &mut self.line)
@@ -52,7 +53,7 @@ impl Lines {
         if self.line.len() > self.line_bytes_max {
             self.line = Vec::new();
             self.skipping = !ended;
-            return ended.then_some(Cut::TooLong);
+            return Some(Cut::TooLong);
         }
         self.complete = ended;
         ended.then(|| Cut::Line(self.line.trim_ascii_end()))

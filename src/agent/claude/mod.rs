@@ -26,7 +26,7 @@ use crate::money::Microdollars;
 mod argv;
 mod home;
 mod lease;
-mod lines;
+pub mod lines;
 mod probe;
 mod process;
 pub mod protocol;
@@ -176,7 +176,8 @@ pub struct Claude {
 
 impl Claude {
     /// Takes the state directory. The calling process becomes a subreaper, so
-    /// that processes whose shim was killed come to it.
+    /// that processes whose shim was killed come to it; from then on a child of
+    /// its own must not be in another session, or it is taken for one of them.
     ///
     /// `Unusable` if another server uses the directory or it cannot be written.
     pub fn open(mut options: ClaudeOptions) -> Result<Self, AgentError> {
@@ -201,13 +202,6 @@ impl Claude {
         })
     }
 
-    /// Bounds the life of every process, also of those started later: each ends
-    /// with its tree unless this is called again within `span`, even if this
-    /// server is stopped or cut off. Zero: no bound, as at the start.
-    pub fn lease(&self, span: Duration) {
-        self.lifelines.renew(span);
-    }
-
     /// Starts a process; see [`Agent::launch`].
     async fn start(&self, launch: Launch) -> Result<ClaudeSession, AgentError> {
         let options = self.options.clone();
@@ -223,6 +217,20 @@ impl Claude {
                 .map_err(|error| AgentError::Launch(error.to_string()))??;
         ClaudeSession::start(process, self.options.clone(), launch, initialize).await
     }
+}
+
+/// What the lines of a process come to if they are those of a turn: for tests.
+#[cfg(any(test, feature = "testing"))]
+pub fn observed(
+    lines: impl IntoIterator<Item = protocol::Line>,
+) -> std::collections::VecDeque<crate::agent::Observation> {
+    let mut conversation = turn::Conversation::default();
+    let mut told = std::collections::VecDeque::new();
+    conversation.begin("message");
+    for line in lines {
+        conversation.line(line, &mut told);
+    }
+    told
 }
 
 /// Prepares the directory and starts the process in it. Blocks.
@@ -290,6 +298,10 @@ impl Agent for Claude {
 
     async fn launch(&self, launch: Launch) -> Result<Box<dyn Session>, AgentError> {
         Ok(Box::new(self.start(launch).await?))
+    }
+
+    fn lease(&self, span: Duration) {
+        self.lifelines.renew(span);
     }
 
     async fn forget(&self, session_id: &str) {

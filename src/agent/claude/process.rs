@@ -19,7 +19,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 use super::home::Home;
-use super::lease::Lifelines;
+use super::lease::{Lifelines, has_expired};
 use super::lines::{Cut, Lines};
 use super::protocol::{Line, parse};
 use super::stderr::Stderr;
@@ -282,6 +282,7 @@ impl Process {
             self.ended = Some(ProcessEnd {
                 exit_code,
                 stderr_tail: self.stderr.tail(),
+                lease_expired: self.lifeline.as_deref().is_some_and(has_expired),
             });
         }
         self.ended.clone().unwrap_or_default()
@@ -338,10 +339,10 @@ impl Owned {
         if exit.signal().is_some() {
             // Something killed the shim, so nobody ended what was below it. It
             // is ours now, since this process is a subreaper too.
-            let marker = self.home.marker().to_owned();
+            let (marker, start) = (self.home.marker().to_owned(), self.home.start());
             tracing::warn!(status = %exit, "launch shim was killed, sweeping its tree");
             self.sweep = Some(tokio::task::spawn_blocking(move || {
-                tree::sweep(&[marker]);
+                tree::sweep_after(marker, start);
             }));
         }
     }

@@ -272,6 +272,11 @@ impl Session for ClaudeSession {
         }
         let failed = |failure: Failure| AgentError::Process(failure.sentence());
         self.settle_requests().await.map_err(failed)?;
+        for said in &self.ready {
+            if let Observation::Violation(why) = said {
+                return Err(AgentError::Process(why.clone()));
+            }
+        }
         let mut prompt = turn.prompt;
         if prompt.starts_with('/') {
             if turn.slash_commands {

@@ -7,9 +7,9 @@
 //! touches its pipes.
 //!
 //! The lifeline is a socket. The shim writes one line when the program runs,
-//! `pid N`, or `fail TEXT` when it cannot be started. It reads lines: `end` (end
-//! the tree now) and `live N` (end it unless another `live` comes within N ms;
-//! 0: no limit).
+//! `pid N`, or `fail TEXT` when it cannot be started, and `expired` before it ends
+//! the tree for want of a `live`. It reads lines: `end` (end the tree now) and
+//! `live N` (end it unless another `live` comes within N ms; 0: no limit).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
@@ -109,7 +109,12 @@ fn watch(pid: Pid, mut lifeline: UnixStream, status: &mut Option<WaitStatus>) ->
             }
         }
         let left = lease.map(|end| end.saturating_duration_since(Instant::now()));
-        if status.is_some() || left.is_some_and(|left| left.is_zero()) {
+        if status.is_some() {
+            return Ok(());
+        }
+        if left.is_some_and(|left| left.is_zero()) {
+            // A server that is stopped hears it when it goes on.
+            let _ = lifeline.write_all(super::lease::EXPIRED);
             return Ok(());
         }
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());

@@ -25,6 +25,8 @@ pub(crate) struct Stat {
     pub parent: u32,
     /// Its process group.
     pub group: u32,
+    /// Its session.
+    pub session: u32,
     /// Whether it has ended and is not reaped yet.
     pub zombie: bool,
     /// When it started, in clock ticks since boot. With the pid it names a
@@ -47,7 +49,8 @@ fn parse_stat(text: &str) -> Option<Stat> {
         zombie: matches!(fields.next()?, "Z" | "X"),
         parent: fields.next()?.parse().ok()?,
         group: fields.next()?.parse().ok()?,
-        start: fields.nth(16)?.parse().ok()?,
+        session: fields.next()?.parse().ok()?,
+        start: fields.nth(15)?.parse().ok()?,
     })
 }
 
@@ -192,13 +195,56 @@ fn marked(markers: &[String]) -> Vec<u32> {
     pids().filter(|pid| *pid != me).filter(carries).collect()
 }
 
+/// What came to us when a shim of ours was killed that had started at `since`,
+/// without the marker: a child in a session of its own, which none of ours is
+/// but a shim.
+fn orphans(since: u64) -> Vec<u32> {
+    let me = std::process::id();
+    let Some(ours) = stat(me) else {
+        return Vec::new();
+    };
+    let program = |pid| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let is_shim = |pid| {
+        let marked = fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+            let mut variables = environ.split(|byte| *byte == 0);
+            variables.any(|variable| variable.starts_with(MARKER.as_bytes()))
+        });
+        // One that is being started is this program for a moment.
+        marked || program(pid) == program(me)
+    };
+    let adopted = pids().filter_map(stat).filter(|stat| {
+        stat.parent == me && !stat.zombie && stat.session != ours.session && stat.start >= since
+    });
+    let mut found = Vec::new();
+    for root in adopted.map(|stat| stat.pid).filter(|pid| !is_shim(*pid)) {
+        found.push(root);
+        found.extend(descendants(root).iter().map(|stat| stat.pid));
+    }
+    found
+}
+
 /// Kills every process that carries one of `markers` and, where it has become
 /// our child, reaps it by its pid. Returns how many there were.
 pub(crate) fn sweep(markers: &[String]) -> usize {
+    kill_all(|| marked(markers))
+}
+
+/// The same for the tree of a shim of ours that was killed, which had started at
+/// `since`: also what has shed the marker.
+pub(crate) fn sweep_after(marker: String, since: u64) -> usize {
+    let markers = [marker];
+    kill_all(|| {
+        let mut left = marked(&markers);
+        left.extend(orphans(since));
+        left
+    })
+}
+
+fn kill_all(list: impl Fn() -> Vec<u32>) -> usize {
     let mut swept = 0;
     // A process killed is gone at once; the bound is for one that cannot be.
     for _ in 0..16 {
-        let handles: Vec<_> = marked(markers)
+        let handles: Vec<_> = list()
             .into_iter()
             .filter_map(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
             .filter_map(|pid| Some((pid, pidfd_open(pid, PidfdFlags::empty()).ok()?)))
@@ -206,7 +252,7 @@ pub(crate) fn sweep(markers: &[String]) -> usize {
         if handles.is_empty() {
             break;
         }
-        swept += stop_then_kill(|| marked(markers)).len();
+        swept += stop_then_kill(&list).len();
         for (pid, handle) in handles {
             await_end(&handle, Duration::from_secs(1));
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
@@ -270,6 +316,7 @@ mod tests {
                 pid: 42,
                 parent: 7,
                 group: 42,
+                session: 42,
                 zombie: false,
                 start: 9876
             }

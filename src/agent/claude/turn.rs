@@ -116,6 +116,11 @@ impl Conversation {
         matches!(self.phase, Phase::Turn(_))
     }
 
+    /// Whether neither a turn nor a reset is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle)
+    }
+
     /// Whether the turn under way has told its start.
     pub(crate) fn has_started(&self) -> bool {
         matches!(&self.phase, Phase::Turn(turn) if turn.started)

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::pb::PermissionDenial;
 
+/// Largest whole number that JavaScript counts by. Sums of such do not overflow.
+const WHOLE_MAX: i64 = 1 << 53;
+
 /// Fields of an object, by name, each taken at most once.
 trait Fields {
     fn text(&mut self, name: &str) -> String;
@@ -49,7 +52,8 @@ impl Fields for Map<String, Value> {
 
     fn number(&self, name: &str) -> Option<i64> {
         let value = self.get(name)?;
-        value.as_i64().or_else(|| Some(value.as_f64()? as i64))
+        let number = value.as_i64().or_else(|| Some(value.as_f64()? as i64))?;
+        Some(number.clamp(-WHOLE_MAX, WHOLE_MAX))
     }
 
     fn small(&self, name: &str) -> Option<i32> {

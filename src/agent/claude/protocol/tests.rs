@@ -148,3 +148,15 @@ proptest! {
         parse(format!("{{\"type\":\"result\",\"result\":\"{text}\"}}").as_bytes());
     }
 }
+
+#[test]
+fn numbers_beyond_all_counting_do_not_overflow() {
+    let line = br#"{"type":"stream_event","event":{"type":"message_delta","usage":{
+        "input_tokens":9223372036854775807,"cache_read_input_tokens":1e308}}}"#;
+
+    let Line::Stream(Stream::MessageDelta { usage, .. }, _) = parse(line) else {
+        panic!("a message's end");
+    };
+
+    assert!(usage.input.is_some_and(|input| input > 0));
+}

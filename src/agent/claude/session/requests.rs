@@ -10,6 +10,10 @@ use super::super::protocol::{Line, session_usage};
 use super::ClaudeSession;
 use crate::agent::{Observation, ProcessEnd};
 
+/// Observations that may wait while something is asked for. A process that says
+/// more meanwhile does not listen.
+const READY_MAX: usize = 1024;
+
 /// A request that is not answered yet.
 pub(super) struct Unanswered {
     pub id: String,
@@ -88,7 +92,15 @@ impl ClaudeSession {
             Incoming::Line(Line::Answer(id, answer)) => self.answered(&id, answer),
             Incoming::Line(Line::Question(id, about_tool)) => self.deny(&id, about_tool),
             Incoming::Line(line) => {
+                let clean = self.conversation.unclean().is_none();
                 self.conversation.line(line, &mut self.ready);
+                if clean
+                    && self.conversation.is_idle()
+                    && let Some(why) = self.conversation.unclean()
+                {
+                    // Nobody began this: no task may follow it.
+                    self.ready.push_back(Observation::Violation(why.into()));
+                }
                 if self.interrupt_wanted && self.conversation.has_started() {
                     self.ask_to_stop();
                 }
@@ -119,6 +131,10 @@ impl ClaudeSession {
             Incoming::Ended(end) => Some(Failure::Gone(end.clone())),
         };
         self.absorb(incoming);
+        if failure.is_none() && self.ready.len() > READY_MAX {
+            self.conversation.taint("it talks and does not listen");
+            return Err(Failure::Broken("it talks and does not listen".into()));
+        }
         failure.map_or(Ok(()), Err)
     }
 

@@ -8,6 +8,8 @@ use crate::agent::Observation;
 
 /// Longest piece of text in one observation, in bytes. Longer ones are split.
 pub(super) const PIECE: usize = 64 * 1024;
+/// Subagents whose messages are looked after at a time. More do not happen.
+const OPEN_MAX: usize = 256;
 
 /// A turn under way.
 #[derive(Debug, Default)]
@@ -45,6 +47,12 @@ impl Turn {
         self.open.clear();
     }
 
+    fn bound(&mut self) {
+        if self.open.len() > OPEN_MAX {
+            self.open.clear();
+        }
+    }
+
     /// Takes in an event of a stream.
     pub(super) fn stream(
         &mut self,
@@ -52,6 +60,7 @@ impl Turn {
         parent: String,
         out: &mut VecDeque<Observation>,
     ) {
+        self.bound();
         match event {
             Stream::MessageStart { id, model, usage } => {
                 let open = Open {
@@ -98,6 +107,7 @@ impl Turn {
         parent: String,
         out: &mut VecDeque<Observation>,
     ) {
+        self.bound();
         // The CLI's own words about a failure: they are in the result.
         let synthetic = message.model == "<synthetic>";
         let streamed = self
