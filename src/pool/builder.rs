@@ -173,6 +173,7 @@ impl Builder {
                 None => StdRng::from_os_rng(),
             }),
             scaling: Default::default(),
+            budget_change: Default::default(),
             draining: CancellationToken::new(),
             hand_back: CancellationToken::new(),
             stop: CancellationToken::new(),

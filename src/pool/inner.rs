@@ -85,6 +85,8 @@ pub(super) struct Inner {
     pub status: watch::Sender<u64>,
     /// Whether the pool has a budget, so that a claim has to ask what is left.
     pub budget_limited: AtomicBool,
+    /// Serialises changes of the budget on this node.
+    pub budget_change: tokio::sync::Mutex<()>,
     /// Whether the supervisor brings failed slots back; wakes when it changes.
     pub supervisor: watch::Sender<bool>,
     /// Why an operator paused admission, if one did.

@@ -168,6 +168,8 @@ impl Pool {
     /// spent or reserved nothing is taken back: no new attempt starts.
     pub async fn set_budget(&self, limit: Option<Microdollars>) -> Result<Funds, Error> {
         let inner = &self.inner;
+        // What is remembered here is what the store was told last.
+        let _one_at_a_time = inner.budget_change.lock().await;
         // Before the store has it: nobody may go past the new limit unasked.
         inner.budget_limited.store(true, Ordering::SeqCst);
         let funds = inner.store.set_budget(limit).await?;
