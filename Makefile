@@ -20,7 +20,7 @@ BUF := $(TOOLS)/buf-$(BUF_VERSION)/node_modules/@bufbuild/buf-$(OS)-$(BUF_ARCH)/
 GRPCURL := $(TOOLS)/grpcurl-$(GRPCURL_VERSION)/grpcurl
 HEALTH_PROBE := $(TOOLS)/grpc-health-probe-$(HEALTH_PROBE_VERSION)/grpc-health-probe
 
-.PHONY: help check fmt lint proto test test-fast test-real demo bench test-readme tools claude-path clean-tools
+.PHONY: help check fmt lint proto test test-fast test-real simulation demo bench test-readme tools claude-path clean-tools
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '%-12s %s\n' "$$name" "$$what"; done
@@ -49,6 +49,13 @@ test-fast: ## Tests that need Rust and a C compiler alone.
 test-real: $(CLAUDE) ## Tests on the real CLI, with a stand-in of the API on loopback.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) cargo test --locked --test real_cli
+
+SEEDS ?= 20000
+FIRST ?= 0
+
+simulation: ## Run SEEDS seeds of the simulation from FIRST; a tenth on SQLite.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	SEEDS=$(SEEDS) FIRST=$(FIRST) cargo test --locked --test simulation every_promise -- --nocapture
 
 demo: ## Show everything once (release build).
 	cargo run --release --locked -- demo
