@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::inner::Inner;
+use super::outage::{self, Outage};
 use super::shelf::Shelf;
 use super::workspace::Roots;
 use super::{
@@ -20,6 +21,7 @@ use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::id::{CallerId, NodeId};
+use crate::store::layer::Layered;
 use crate::store::memory::Memory;
 use crate::store::{Filter, Parts, Query, Store};
 use crate::task::{State, TaskEvent};
@@ -93,6 +95,8 @@ impl Builder {
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(Memory::new()) as Arc<dyn Store>);
+        let outage = Arc::new(Outage::default());
+        let store: Arc<dyn Store> = Arc::new(Layered::over(store, Arc::clone(&outage)));
         let workspaces = match &self.options.workspace_dir {
             Some(dir) => Some(
                 Workspaces::open(dir, &self.node.0, Default::default())
@@ -126,6 +130,7 @@ impl Builder {
         let default_settings = admission::pool_settings(&self.options.settings);
         let inner = Arc::new(Inner {
             store,
+            outage,
             agent,
             probe,
             node: self.node,
@@ -237,6 +242,10 @@ fn start(inner: &Arc<Inner>) {
     inner
         .tracker
         .spawn(async move { retention::run(&shared).await });
+    let shared = Arc::clone(inner);
+    inner
+        .tracker
+        .spawn(async move { outage::run(&shared).await });
     if inner.options.spares > 0 && inner.probe.spares {
         let shared = Arc::clone(inner);
         inner
