@@ -32,6 +32,8 @@ mod kills;
 mod limits;
 #[path = "service/operator.rs"]
 mod operator;
+#[path = "service/outage.rs"]
+mod outage;
 #[path = "service/promises.rs"]
 mod promises;
 #[path = "service/streams.rs"]

@@ -32,8 +32,8 @@ const PROBE_MAX: Duration = Duration::from_secs(5);
 /// How long the store must have answered before a new outage is probed as
 /// quickly as the first: one that answers the probe alone is not asked for ever.
 const CALM: Duration = Duration::from_secs(30);
-/// A probe waits at least this many times as long as the last one took: a large
-/// file that is checked takes minutes.
+/// A damaged file is read whole by a probe, which takes minutes for a large one:
+/// the next waits at least this many times as long.
 const PROBE_SHARE: u32 = 10;
 
 /// Whether the store answers.
@@ -212,10 +212,12 @@ pub(super) async fn run(inner: &Arc<Inner>) {
                     Ok(false) => {}
                     Err(error) => warn!(?error, "the store still does not answer"),
                 }
-                let share = probed.elapsed().saturating_mul(PROBE_SHARE);
-                wait = (wait * 2).min(PROBE_MAX).max(share);
+                wait = (wait * 2).min(PROBE_MAX);
+                if inner.outage.damaged.load(Ordering::SeqCst) {
+                    wait = wait.max(probed.elapsed().saturating_mul(PROBE_SHARE));
+                }
             }
-            wait = (wait * 2).min(PROBE_MAX);
+            wait = wait.saturating_mul(2).min(PROBE_MAX);
             answers_since = Instant::now();
             info!(after = ?began.elapsed(), "the store answers again");
         }

@@ -1084,4 +1084,5 @@ async fn long_output_is_kept_whole_and_read_in_pieces() {
 mod chains;
 mod limits;
 mod log;
+mod outage;
 mod retention;

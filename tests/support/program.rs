@@ -80,6 +80,11 @@ impl Program {
 }
 
 impl Serving {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Kills it as nothing can be prepared for. Of what it had started nothing
     /// is waited for.
     pub async fn kill(mut self) {
