@@ -134,7 +134,7 @@ pub enum Error {
     #[error("the server is still starting")]
     Starting,
     /// The store failed.
-    #[error("the store does not answer; nothing was changed")]
+    #[error("the store does not answer; a repeat with the same request_id does nothing twice")]
     Store(#[source] StoreError),
     /// The caller's deadline passed.
     #[error("the deadline passed")]
@@ -223,7 +223,9 @@ impl From<StoreError> for Error {
         match error {
             StoreError::Conflict => Self::Conflict,
             StoreError::RequestExists(_) | StoreError::Fenced => Self::Internal(error.to_string()),
-            StoreError::Unavailable(_) | StoreError::Corrupt(_) => Self::Store(error),
+            StoreError::Unavailable(_) | StoreError::Damaged(_) | StoreError::Corrupt(_) => {
+                Self::Store(error)
+            }
         }
     }
 }

@@ -459,6 +459,85 @@ fn a_second_server_on_one_store_is_refused() {
     );
 }
 
+/// The page on which a table begins, from 1.
+fn root_page(db: &Path, table: &str) -> usize {
+    let db = rusqlite::Connection::open(db).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?";
+    let page = db.query_row(sql, [table], |row| row.get::<_, u32>(0));
+    page.unwrap() as usize
+}
+
+/// Runs `work` without the right of root to write what is read-only.
+fn as_anybody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+    let anybody = || {
+        if rustix::process::geteuid().is_root() {
+            // Of this thread and of what it starts, for good.
+            remove_capability_from_bounding_set(CapabilitySet::DAC_OVERRIDE).unwrap();
+        }
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(anybody).join().unwrap())
+}
+
+#[test]
+fn serve_refuses_a_store_that_it_cannot_use_in_one_sentence() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = Server::start();
+    let home = server.home.path().to_owned();
+    let dir = home.join(".local/share/claudepool");
+    assert_eq!(server.client(&["run", "::echo x"]).code, 0);
+    server.signal(rustix::process::Signal::TERM);
+    let mut server = server;
+    server.child.wait().unwrap();
+    let whole = std::fs::read(dir.join("claudepool.db")).unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let mut damaged = whole.clone();
+    // A page that nothing but a check reads at the start.
+    let page = root_page(&dir.join("claudepool.db"), "events");
+    damaged[(page - 1) * 4096..page * 4096].fill(0xa5);
+    let mut newer = whole.clone();
+    // The header's field of the user's version.
+    newer[60..64].copy_from_slice(&99_u32.to_be_bytes());
+
+    for (name, content, sentence) in [
+        ("text", b"no database".to_vec(), "no SQLite database"),
+        (
+            "cut",
+            whole[..whole.len() / 2].to_vec(),
+            "restore it from a backup",
+        ),
+        ("damaged", damaged, "restore it from a backup"),
+        ("newer", newer, "newer claudepool (schema 99"),
+        ("file", whole.clone(), "cannot be opened: Permission denied"),
+        ("dir", whole, "cannot be locked: Permission denied"),
+    ] {
+        let place = home.join(name);
+        std::fs::create_dir(&place).unwrap();
+        let db = place.join("pool.db");
+        std::fs::write(&db, content).unwrap();
+        match name {
+            "file" => mode(&db, 0o400),
+            "dir" => mode(&place, 0o500),
+            _ => {}
+        }
+        let store = format!("sqlite:{}", db.display());
+        let fake = fake_claude();
+        let args = ["serve", "--listen", "127.0.0.1:0", "--store", &store];
+        let args = [&args[..], &["--claude-bin", fake.to_str().unwrap()]].concat();
+
+        let said = as_anybody(|| run(&home, &args));
+
+        mode(&place, 0o700);
+        assert_eq!(said.code, 1, "{name}: {}", said.err);
+        assert_eq!(said.err.lines().count(), 1, "{name}: {}", said.err);
+        assert!(said.err.contains(sentence), "{name}: {}", said.err);
+        assert!(said.err.contains(db.to_str().unwrap()), "{}", said.err);
+    }
+}
+
 #[test]
 fn a_wrong_key_in_the_file_is_named_with_file_and_line() {
     let home = tempfile::tempdir().unwrap();

@@ -42,6 +42,8 @@ mod limits;
 mod money;
 #[path = "service/operator.rs"]
 mod operator;
+#[path = "service/outage.rs"]
+mod outage;
 #[path = "service/promises.rs"]
 mod promises;
 #[path = "service/requests.rs"]

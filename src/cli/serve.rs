@@ -208,10 +208,16 @@ impl Serving {
     }
 }
 
+/// SIGXFSZ.
+const FILE_SIZE: i32 = rustix::process::Signal::XFSZ.as_raw();
+
 /// SIGTERM and SIGINT.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Caught and not waited for: a file that may not grow (`LimitFSIZE`) is then
+    /// the failure of a write, like a full disk, and not the server's end.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -221,6 +227,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            _file_size: signal(SignalKind::from_raw(FILE_SIZE)).map_err(failed)?,
         })
     }
 

@@ -26,7 +26,7 @@ use crate::agent::{Observation, Spent};
 use crate::clock::Timestamp;
 use crate::money::Microdollars;
 use crate::pb::{ProcessOrigin, RequeueReason};
-use crate::store::{ClaimedTask, Fence, StoreError};
+use crate::store::{ClaimedTask, StoreError};
 use crate::task::apply::Requeue;
 use crate::task::{Bill, Spec, Task, TaskEvent, apply};
 use crate::workspace::Isolated;
@@ -114,7 +114,10 @@ async fn make_ready(inner: &Inner, bench: &mut Bench, next: &Next) -> After {
 /// Commits what the attempt came to. The result of paid work is not given up:
 /// while the store does not answer it is tried again, until the pool stops.
 async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: ProcessOrigin) {
-    let rest = log.finish(inner).await;
+    let Some(rest) = log.finish(inner).await else {
+        warn!("an outcome is lost: the store does not answer and the pool stops");
+        return;
+    };
     let event = outcome::event(task, ended, origin, inner.now());
     let event = second_chance::consider(inner, task, event).await;
     let mut current = task.clone();
@@ -136,10 +139,14 @@ async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: Pr
             Err(StoreError::Conflict) => {}
             Err(error) => {
                 warn!(?error, "an outcome waits for the store");
+                let again = async {
+                    sleep(wait).await;
+                    inner.outage.over().await;
+                };
                 tokio::select! {
                     biased;
                     () = inner.stop.cancelled() => return,
-                    () = sleep(wait) => {}
+                    () = again => {}
                 }
                 wait = (wait * 2).min(Duration::from_secs(5));
             }
@@ -154,11 +161,7 @@ async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: Pr
 
 /// Gives a claimed task back that never ran.
 pub(super) async fn hand_back(inner: &Inner, task: &Task) {
-    let fence = Fence {
-        task: task.id,
-        attempt: task.attempt,
-    };
-    let log = Log::new(fence, Size::default());
+    let log = Log::new(task, Size::default());
     let ended = Ended::unbegun(Stop::HandBack);
     conclude(inner, task, log, ended, ProcessOrigin::Unspecified).await;
 }
@@ -203,16 +206,12 @@ struct Attempt<'a> {
 impl<'a> Attempt<'a> {
     fn new(inner: &'a Inner, slot: &'a Slot, task: &'a Task, spec: &'a Spec, size: Size) -> Self {
         let started = Instant::now();
-        let fence = Fence {
-            task: task.id,
-            attempt: task.attempt,
-        };
         Self {
             inner,
             slot,
             task,
             spec,
-            log: Log::new(fence, size),
+            log: Log::new(task, size),
             origin: ProcessOrigin::Unspecified,
             spent: false,
             session: None,
@@ -281,19 +280,23 @@ impl<'a> Attempt<'a> {
             let wanted = tokio::select! {
                 biased;
                 written = self.log.written() => {
+                    if !self.log.has_room() {
+                        // Nobody listened, so its silence says nothing.
+                        stall = Instant::now() + inner.options.stall_timeout;
+                    }
                     match written {
                         None => {}
                         Some(Ok(committed)) => inner.hub.publish(&committed, None),
                         Some(Err(StoreError::Fenced)) => return Ended::stopped(Stop::Fenced, None, known),
-                        // The result matters more than its deltas.
-                        Some(Err(error)) => warn!(?error, "a piece of the log was not written"),
+                        // The pool stops: the next server decides.
+                        Some(Err(error)) => warn!(?error, "the rest of the log is not written"),
                     }
                     continue;
                 }
                 stop = &mut stopped, if stop.is_none() => stop,
                 // Set once, and again only when it is over: each line would be
                 // a timer otherwise.
-                () = &mut silence, if stop.is_none() && !tools.any_runs() => {
+                () = &mut silence, if stop.is_none() && !tools.any_runs() && self.log.has_room() => {
                     if stall > Instant::now() {
                         silence.as_mut().reset(stall);
                         continue;

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::hold::Hold;
 use super::inner::Inner;
 use super::lease;
+use super::outage::{self, Outage};
 use super::shelf::Shelf;
 use super::workspace::Roots;
 use super::{
@@ -24,6 +25,7 @@ use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::id::{CallerId, NodeId};
+use crate::store::layer::Layered;
 use crate::store::memory::Memory;
 use crate::store::{Filter, Parts, Query, Store};
 use crate::task::{State, TaskEvent};
@@ -105,6 +107,8 @@ impl Builder {
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(Memory::new()) as Arc<dyn Store>);
+        let outage = Arc::new(Outage::default());
+        let store: Arc<dyn Store> = Arc::new(Layered::over(store, Arc::clone(&outage)));
         let workspaces = match &self.options.workspace_dir {
             Some(dir) => Some(
                 Workspaces::open(dir, &self.node.0, Default::default())
@@ -138,6 +142,7 @@ impl Builder {
         let default_settings = admission::pool_settings(&self.options.settings);
         let inner = Arc::new(Inner {
             store,
+            outage,
             agent,
             probe,
             node: self.node,
@@ -261,6 +266,10 @@ fn start(inner: &Arc<Inner>) {
             .tracker
             .spawn(async move { lease::renew(&shared, span).await });
     }
+    let shared = Arc::clone(inner);
+    inner
+        .tracker
+        .spawn(async move { outage::run(&shared).await });
     if inner.options.spares > 0 && inner.probe.spares {
         let shared = Arc::clone(inner);
         inner

@@ -15,6 +15,7 @@ use tracing::info;
 use super::chain_steps;
 use super::hold::Hold;
 use super::options::Options;
+use super::outage::{Doubt, Outage};
 use super::process::Held;
 use super::requirement;
 use super::shelf::Shelf;
@@ -36,7 +37,10 @@ const CONFLICTS_MAX: u32 = 64;
 
 /// What the parts of a pool share.
 pub(super) struct Inner {
+    /// The truth, watched by `outage`.
     pub store: Arc<dyn Store>,
+    /// Whether it answers.
+    pub outage: Arc<Outage>,
     pub agent: Arc<dyn Agent>,
     pub probe: Probe,
     pub options: Options,
@@ -160,26 +164,35 @@ impl Inner {
         }
         let told = changes
             .iter()
-            .map(|change| (change.from, change.task.clone(), change.result.clone()))
-            .collect::<Vec<_>>();
-        let ledger: i64 = changes
-            .iter()
-            .flat_map(|change| &change.ledger)
-            .map(|entry| entry.spent().0)
-            .sum();
-        let committed = self
-            .store
-            .commit(Batch {
-                request,
-                changes,
-                now: self.now(),
+            .map(|change| {
+                let (task, result) = (change.task.clone(), change.result.clone());
+                (change.from, task, result, change.settled())
             })
-            .await?;
-        self.cost.fetch_add(ledger, Ordering::Relaxed);
-        for ((from, mut task, result), committed) in told.into_iter().zip(&committed) {
+            .collect::<Vec<_>>();
+        let batch = Batch {
+            request,
+            changes,
+            now: self.now(),
+        };
+        let _under_way = self.outage.under_way();
+        let refused = self.outage.is_on();
+        let committed = match self.store.commit(batch).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                if error.is_outage() && !refused {
+                    let doubts = told
+                        .into_iter()
+                        .map(|(_, task, _, cost)| Doubt { task, cost });
+                    self.outage.doubt(doubts);
+                }
+                return Err(error);
+            }
+        };
+        for ((from, mut task, result, cost), committed) in told.into_iter().zip(&committed) {
             if let Some(last) = committed.entries.last() {
                 task.last_sequence = last.sequence;
             }
+            self.cost.fetch_add(cost.0, Ordering::Relaxed);
             self.tell(from, task, result, committed);
         }
         Ok(committed)
@@ -272,6 +285,9 @@ impl Inner {
             .filter_map(|task| apply(task, event(), now).ok().flatten())
             .collect();
         let count = changes.len();
+        if count == 0 {
+            return Ok(0);
+        }
         match self.commit(None, changes).await {
             Ok(_) => return Ok(u32::try_from(count).unwrap_or(u32::MAX)),
             Err(StoreError::Conflict) => {}

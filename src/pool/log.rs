@@ -4,17 +4,21 @@
 //! While somebody reads there is no timer: on a fast disk every piece is its own
 //! append, on a slow one they gather. While nobody does they wait a moment for
 //! more, since each append is a commit; the end takes along what still waits.
+//! An append that fails is made again, in its order, when the store answers:
+//! nothing is left out, and what may not wait in memory is not read from the
+//! agent.
 
+mod pen;
 mod piece;
 
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
+use self::pen::Pen;
 use self::piece::{changes_state, pieces};
 use super::inner::Inner;
 use crate::money::Microdollars;
@@ -49,6 +53,10 @@ pub(super) struct Log {
     /// Since when the oldest entry waits.
     waits_since: Option<Instant>,
     size: Size,
+    /// Sequence of the last entry that is known to be written.
+    last: u64,
+    /// Whether something will not be written any more.
+    broken: bool,
 }
 
 /// How long a task's log is and may be, in bytes.
@@ -99,15 +107,21 @@ impl Size {
 }
 
 impl Log {
-    pub fn new(fence: Fence, size: Size) -> Self {
+    /// Of an attempt that begins: `task` as it was claimed.
+    pub fn new(task: &Task, size: Size) -> Self {
         Self {
-            fence,
+            fence: Fence {
+                task: task.id,
+                attempt: task.attempt,
+            },
             size,
             pending: Vec::new(),
             pending_bytes: 0,
             note: Note::default(),
             under_way: None,
             waits_since: None,
+            last: task.last_sequence,
+            broken: false,
         }
     }
 
@@ -174,15 +188,9 @@ impl Log {
         let events = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
         self.waits_since = None;
-        let (store, fence, note, now) = (
-            Arc::clone(&inner.store),
-            self.fence,
-            std::mem::take(&mut self.note),
-            inner.now(),
-        );
-        self.under_way = Some(Box::pin(async move {
-            store.append(fence, events, note, now).await
-        }));
+        let pen = Pen::new(inner, self.fence, self.last);
+        let note = std::mem::take(&mut self.note);
+        self.under_way = Some(Box::pin(pen.write(events, note)));
     }
 
     /// Whether more is waited for: nobody reads, and a crash may cost so much.
@@ -198,12 +206,19 @@ impl Log {
 
     /// Waits for the append under way, or until what has gathered is to be
     /// written (`None`); for ever if there is neither. Safe to drop and call
-    /// again.
+    /// again. It fails only if the attempt is over or the pool stops.
     pub async fn written(&mut self) -> Option<Result<Committed, StoreError>> {
         match (self.under_way.as_mut(), self.waits_since) {
             (Some(append), _) => {
                 let written = append.await;
                 self.under_way = None;
+                match &written {
+                    Ok(committed) => {
+                        let last = committed.entries.last();
+                        self.last = last.map_or(self.last, |entry| entry.sequence);
+                    }
+                    Err(error) => self.broken |= error.is_outage(),
+                }
                 Some(written)
             }
             (None, Some(since)) => {
@@ -215,13 +230,14 @@ impl Log {
     }
 
     /// Waits for the append under way, if any, and gives what was not begun.
-    pub async fn finish(mut self, inner: &Inner) -> Vec<Kind> {
+    /// `None`: something before it was not written, for the pool stops.
+    pub async fn finish(mut self, inner: &Inner) -> Option<Vec<Kind>> {
         if self.under_way.is_some()
             && let Some(Ok(committed)) = self.written().await
         {
             inner.hub.publish(&committed, None);
         }
-        self.pending
+        (!self.broken).then_some(self.pending)
     }
 }
 

@@ -9,6 +9,7 @@ mod attach;
 mod attempt;
 mod builder;
 mod catalog;
+mod catch_up;
 mod chain_steps;
 mod chain_watch;
 mod chains;
@@ -24,6 +25,7 @@ mod lease;
 mod log;
 mod operate;
 mod options;
+mod outage;
 mod outcome;
 mod page;
 mod process;
@@ -567,14 +569,31 @@ impl Pool {
         self.inner.draining.cancelled().await;
     }
 
-    /// Ends every process and closes the store. What still runs is handed back.
+    /// Whether the store answers; wakes when that changes. While it does not, new
+    /// work is refused.
+    pub fn store_answers(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.inner.outage.subscribe()
+    }
+
+    /// Ends every process and closes the store. What still runs is handed back,
+    /// now, or by the next server if the store does not answer.
     pub async fn shutdown(&self) {
         self.inner.hand_back.cancel();
-        let _ = self.drain(Duration::ZERO).await;
+        tokio::select! {
+            biased;
+            _ = self.drain(Duration::ZERO) => {}
+            () = self.inner.outage.begun() => {}
+        }
         self.inner.stop.cancel();
         self.inner.tracker.close();
         self.inner.tracker.wait().await;
-        self.inner.store.close().await;
+        let closed = self.inner.store.close();
+        if tokio::time::timeout(outage::ANSWER_MAX, closed)
+            .await
+            .is_err()
+        {
+            tracing::error!("the store did not close");
+        }
     }
 }
 

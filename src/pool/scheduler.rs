@@ -80,6 +80,7 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
         context_revision: inner.context().revision,
         now,
     };
+    let under_way = inner.outage.under_way();
     let claimed = match inner.store.claim(request).await {
         Ok(claimed) => claimed,
         Err(error) => {
@@ -88,27 +89,27 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
                 slot.release(inner);
             }
             inner.may_wait.store(true, Ordering::SeqCst);
-            return Some(now.after(STORE_BACKOFF));
+            // The return of a store that does not answer wakes us.
+            return (!inner.outage.is_on()).then(|| now.after(STORE_BACKOFF));
         }
     };
     let full = claimed.tasks.len() == slots.len();
     if full || claimed.waits_for_budget || claimed.waits_for_conversation {
         inner.may_wait.store(true, Ordering::SeqCst);
     }
+    for task in &claimed.tasks {
+        if probe {
+            inner.hold.probes(task.task.id);
+        }
+        let row = task.task.clone();
+        inner.tell(Some(State::Queued), row, None, &task.committed);
+    }
+    drop(under_way);
     let mut tasks = claimed.tasks.into_iter();
     let mut next = tasks.next();
     for slot in slots {
         match next.take_if(|task| task.slot == slot.id) {
             Some(task) => {
-                if probe {
-                    inner.hold.probes(task.task.id);
-                }
-                inner.tell(
-                    Some(State::Queued),
-                    task.task.clone(),
-                    None,
-                    &task.committed,
-                );
                 assign(inner, &slot, task).await;
                 next = tasks.next();
             }

@@ -198,6 +198,12 @@ impl Slot {
         info.taken || info.state == SlotState::Busy
     }
 
+    /// Whether it runs this task, ends its attempt, or is about to get one.
+    pub fn may_run(&self, task: &TaskId) -> bool {
+        let info = self.lock();
+        info.taken || info.state == SlotState::Resetting || info.task.as_ref() == Some(task)
+    }
+
     /// Whether it runs no attempt and is about to run none.
     pub fn is_quiet(&self) -> bool {
         let info = self.lock();

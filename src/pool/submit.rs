@@ -156,6 +156,7 @@ pub(super) fn may_take(inner: &Inner, count: usize) -> Result<Coming<'_>, Error>
     if inner.pause_reason().is_some() {
         return Err(Error::Paused);
     }
+    inner.outage.check()?;
     let count = i64::try_from(count).unwrap_or(i64::MAX);
     let others = inner.coming.fetch_add(count, Ordering::SeqCst);
     let coming = Coming { inner, count };
@@ -338,7 +339,9 @@ async fn commit_claimed(
         // A new task is queued, so it can be claimed.
         Ok(None) | Err(_) => submitted,
     };
-    let task = change.task.clone();
+    let mut task = change.task.clone();
+    // Until the slot is given back: a claim that was not answered is looked for.
+    let under_way = inner.outage.under_way();
     let committed = match inner.commit(request.clone(), vec![change]).await {
         Ok(committed) => committed,
         // A budget was set meanwhile and does not cover it: it waits its turn.
@@ -352,8 +355,10 @@ async fn commit_claimed(
             return Err(error);
         }
     };
+    drop(under_way);
     match (committed.into_iter().next(), spec) {
         (Some(committed), Some(spec)) => {
+            task.last_sequence = committed.entries.last().map_or(0, |last| last.sequence);
             let claimed = ClaimedTask {
                 slot: slot.id.clone(),
                 task,

@@ -1113,4 +1113,5 @@ mod chains;
 mod limits;
 mod log;
 mod money;
+mod outage;
 mod retention;

@@ -37,7 +37,7 @@ pub(super) async fn run(inner: &Inner) {
             Ok(due) => due,
             Err(error) => {
                 error!(?error, "what is due cannot be read");
-                next = Some(now.after(STORE_BACKOFF));
+                next = again(inner, now);
                 continue;
             }
         };
@@ -48,9 +48,14 @@ pub(super) async fn run(inner: &Inner) {
         };
         if let Err(error) = end(inner, due.tasks, now).await {
             warn!(%error, "what is due was not ended");
-            next = Some(now.after(STORE_BACKOFF));
+            next = again(inner, now);
         }
     }
+}
+
+/// When to try again: the return of a store that does not answer wakes us.
+fn again(inner: &Inner, now: Timestamp) -> Option<Timestamp> {
+    (!inner.outage.is_on()).then(|| now.after(STORE_BACKOFF))
 }
 
 async fn end(inner: &Inner, due: Vec<Task>, now: Timestamp) -> Result<(), Error> {

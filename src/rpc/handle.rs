@@ -131,6 +131,19 @@ impl Handle {
         pending().await
     }
 
+    /// Follows whether the store answers: health says the same.
+    pub(super) async fn follow_store(&self) -> Infallible {
+        let pool = self.0.pool.wait().await;
+        let mut answers = pool.store_answers();
+        loop {
+            let serving = *answers.borrow_and_update();
+            self.set_serving(serving).await;
+            if answers.changed().await.is_err() {
+                return pending().await;
+            }
+        }
+    }
+
     /// Ready when the program does not want to wait any longer.
     pub(super) async fn hurried(&self) {
         self.0.hurry.cancelled().await;

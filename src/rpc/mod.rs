@@ -208,6 +208,7 @@ fn layers<S>(service: S, cutoff: CancellationToken) -> Layers<S> {
 async fn live(handle: &Handle, shutdown: impl Future<Output = ()>) -> Option<Drained> {
     tokio::select! {
         never = handle.follow_drain() => match never {},
+        never = handle.follow_store() => match never {},
         () = shutdown => {}
     }
     handle.close().await;

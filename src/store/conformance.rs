@@ -42,6 +42,7 @@ macro_rules! for_each_store_case {
             commit: fields_that_are_fixed_stay_as_first_written
             commit: every_field_of_a_row_is_read_back
             commit: a_large_batch_is_one_commit
+            commit: a_probe_changes_nothing
             request: a_request_makes_its_work_once
             request: a_request_is_its_callers_own
             request: a_request_that_has_expired_is_overwritten

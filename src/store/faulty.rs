@@ -1,226 +1,145 @@
 //! A store that fails when told to.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use async_trait::async_trait;
-use bytes::Bytes;
+use tokio::sync::watch;
 
-use super::{
-    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Committed, Context, Due, Fence,
-    LogEntry, Note, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
-};
-use crate::budget::Funds;
-use crate::clock::Timestamp;
-use crate::id::{CallerId, GroupId, RequestId, TaskId};
-use crate::money::Microdollars;
-use crate::pb::event::Kind;
-use crate::task::{Record, SavedSession, State, Task};
+use super::layer::{Call, Layer, Layered};
+use super::{Store, StoreError};
 
-/// Passes every call on, or fails it with `Unavailable` before it has done
-/// anything.
-pub struct Faulty {
-    store: Arc<dyn Store>,
-    fail_all: AtomicBool,
-    /// Commits until one fails; 0: none.
-    fail_commit: AtomicU64,
+/// Passes every call on, or fails it with `Unavailable`.
+pub type Faulty = Layered<Faults>;
+
+/// When a call fails that is told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Before it has done anything.
+    Before,
+    /// After it has done everything.
+    After,
 }
 
-impl Faulty {
+/// What is wrong with the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing.
+    #[default]
+    None,
+    /// Whatever writes fails, as with a full disk.
+    Writes,
+    /// Every call fails.
+    Everything,
+    /// Whatever writes is not answered, and not done, until that is over.
+    Hangs,
+}
+
+/// The faults of a [`Faulty`].
+#[derive(Default)]
+pub struct Faults {
+    planned: Mutex<Vec<Planned>>,
+    trouble: watch::Sender<Trouble>,
+    /// Calls failed so far, told to or not.
+    failed: watch::Sender<u64>,
+}
+
+struct Planned {
+    call: Call,
+    /// Calls of its kind until it, from 1.
+    left: u64,
+    when: When,
+}
+
+impl Layered<Faults> {
     /// One that fails nothing yet.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self {
-            store,
-            fail_all: AtomicBool::new(false),
-            fail_commit: AtomicU64::new(0),
-        }
+        Self::over(store, Arc::default())
     }
 
-    /// The `n`th call of `commit` from now on fails, from 1; once. 0: none.
+    /// The `n`th call of `commit` from now on fails before it has done
+    /// anything, from 1; once. 0: none.
     pub fn fail_commit(&self, n: u64) {
-        self.fail_commit.store(n, Ordering::SeqCst);
+        self.fail(Call::Commit, n, When::Before);
+    }
+
+    /// The `n`th call of a kind from now on fails, from 1; once. 0: none.
+    pub fn fail(&self, call: Call, n: u64, when: When) {
+        let mut planned = self.layer().lock();
+        planned.retain(|planned| planned.call != call);
+        if n > 0 {
+            planned.push(Planned {
+                call,
+                left: n,
+                when,
+            });
+        }
     }
 
     /// Whether every call but `close` fails.
     pub fn fail_all(&self, fail: bool) {
-        self.fail_all.store(fail, Ordering::SeqCst);
+        self.trouble(if fail {
+            Trouble::Everything
+        } else {
+            Trouble::None
+        });
     }
 
-    fn up(&self) -> Result<&dyn Store, StoreError> {
-        if self.fail_all.load(Ordering::SeqCst) {
-            return Err(StoreError::Unavailable("told to fail".to_owned()));
-        }
-        Ok(&*self.store)
+    /// What is wrong from now on.
+    pub fn trouble(&self, trouble: Trouble) {
+        self.layer().trouble.send_replace(trouble);
+    }
+
+    /// Calls failed so far, told to or not.
+    pub fn failed(&self) -> watch::Receiver<u64> {
+        self.layer().failed.subscribe()
     }
 }
 
-#[async_trait]
-impl Store for Faulty {
-    async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError> {
-        let count = |n: u64| n.checked_sub(1);
-        let before = self
-            .fail_commit
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, count);
-        if before == Ok(1) {
-            return Err(StoreError::Unavailable("told to fail".to_owned()));
+impl Faults {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Planned>> {
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this call was told to fail, and when.
+    fn planned(&self, call: Call) -> Option<When> {
+        let mut planned = self.lock();
+        let at = planned.iter().position(|planned| planned.call == call)?;
+        planned[at].left -= 1;
+        (planned[at].left == 0).then(|| planned.swap_remove(at).when)
+    }
+
+    fn fail<T>(&self) -> Result<T, StoreError> {
+        self.failed.send_modify(|count| *count += 1);
+        Err(StoreError::Unavailable("told to fail".to_owned()))
+    }
+}
+
+impl Layer for Faults {
+    async fn around<T: Send>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let planned = self.planned(call);
+        let trouble = *self.trouble.borrow();
+        match trouble {
+            _ if planned == Some(When::Before) => return self.fail(),
+            Trouble::Everything => return self.fail(),
+            Trouble::Writes if call != Call::Read => return self.fail(),
+            Trouble::Hangs if call != Call::Read => {
+                let mut trouble = self.trouble.subscribe();
+                // The sender is ours.
+                let _ = trouble.wait_for(|now| *now != Trouble::Hangs).await;
+            }
+            Trouble::None | Trouble::Writes | Trouble::Hangs => {}
         }
-        self.up()?.commit(batch).await
-    }
-
-    async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        self.up()?.claim(request).await
-    }
-
-    async fn append(
-        &self,
-        fence: Fence,
-        events: Vec<Kind>,
-        note: Note,
-        now: Timestamp,
-    ) -> Result<Committed, StoreError> {
-        self.up()?.append(fence, events, note, now).await
-    }
-
-    async fn session(
-        &self,
-        caller: &CallerId,
-        which: &SessionRef,
-    ) -> Result<Option<SavedSession>, StoreError> {
-        self.up()?.session(caller, which).await
-    }
-
-    async fn forget_session(&self, id: &str) -> Result<(), StoreError> {
-        self.up()?.forget_session(id).await
-    }
-
-    async fn expire_sessions(
-        &self,
-        before: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<String>, StoreError> {
-        self.up()?.expire_sessions(before, limit).await
-    }
-
-    async fn record(&self, id: TaskId, parts: Parts) -> Result<Option<Record>, StoreError> {
-        self.up()?.record(id, parts).await
-    }
-
-    async fn list(&self, query: &Query) -> Result<Vec<Record>, StoreError> {
-        self.up()?.list(query).await
-    }
-
-    async fn group(&self, id: GroupId, parts: Parts) -> Result<Vec<Record>, StoreError> {
-        self.up()?.group(id, parts).await
-    }
-
-    async fn request(
-        &self,
-        caller: &CallerId,
-        id: RequestId,
-        now: Timestamp,
-    ) -> Result<Option<Request>, StoreError> {
-        self.up()?.request(caller, id, now).await
-    }
-
-    async fn log(
-        &self,
-        id: TaskId,
-        after: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<LogEntry>, StoreError> {
-        self.up()?.log(id, after, bytes_max).await
-    }
-
-    async fn output(
-        &self,
-        id: TaskId,
-        offset: u64,
-        len: usize,
-    ) -> Result<Option<Bytes>, StoreError> {
-        self.up()?.output(id, offset, len).await
-    }
-
-    async fn log_bytes(&self, id: TaskId) -> Result<u64, StoreError> {
-        self.up()?.log_bytes(id).await
-    }
-
-    async fn delete(&self, id: TaskId, version: u64) -> Result<Vec<TaskId>, StoreError> {
-        self.up()?.delete(id, version).await
-    }
-
-    async fn outdated(
-        &self,
-        ended: &[(State, Timestamp)],
-        limit: usize,
-    ) -> Result<Vec<Task>, StoreError> {
-        self.up()?.outdated(ended, limit).await
-    }
-
-    async fn expire_requests(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        self.up()?.expire_requests(now, limit).await
-    }
-
-    async fn sweep(&self) -> Result<bool, StoreError> {
-        self.up()?.sweep().await
-    }
-
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
-        self.up()?.due(now, limit).await
-    }
-
-    async fn totals(&self) -> Result<Totals, StoreError> {
-        self.up()?.totals().await
-    }
-
-    async fn set_budget(&self, limit: Option<Microdollars>) -> Result<Funds, StoreError> {
-        self.up()?.set_budget(limit).await
-    }
-
-    async fn context(&self) -> Result<Context, StoreError> {
-        self.up()?.context().await
-    }
-
-    async fn set_context(
-        &self,
-        revision: u64,
-        key: &str,
-        value: Option<&str>,
-        now: Timestamp,
-    ) -> Result<u64, StoreError> {
-        self.up()?.set_context(revision, key, value, now).await
-    }
-
-    async fn catalog_entry(
-        &self,
-        kind: CatalogKind,
-        name: &str,
-    ) -> Result<Option<CatalogEntry>, StoreError> {
-        self.up()?.catalog_entry(kind, name).await
-    }
-
-    async fn catalog(
-        &self,
-        kind: CatalogKind,
-        after: &str,
-        bytes_max: usize,
-    ) -> Result<Vec<CatalogEntry>, StoreError> {
-        self.up()?.catalog(kind, after, bytes_max).await
-    }
-
-    async fn put_catalog(
-        &self,
-        kind: CatalogKind,
-        entry: CatalogEntry,
-        most: usize,
-    ) -> Result<bool, StoreError> {
-        self.up()?.put_catalog(kind, entry, most).await
-    }
-
-    async fn delete_catalog(&self, kind: CatalogKind, name: &str) -> Result<bool, StoreError> {
-        self.up()?.delete_catalog(kind, name).await
-    }
-
-    async fn close(&self) {
-        self.store.close().await;
+        match work.await {
+            _ if planned == Some(When::After) => self.fail(),
+            Err(error) if error.is_outage() => {
+                self.failed.send_modify(|count| *count += 1);
+                Err(error)
+            }
+            done => done,
+        }
     }
 }

@@ -382,6 +382,10 @@ impl Store for Memory {
         Ok(inner.catalog.remove(&(kind, name.to_owned())).is_some())
     }
 
+    async fn probe(&self, _thorough: bool) -> Result<(), StoreError> {
+        self.lock().map(drop)
+    }
+
     async fn close(&self) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.closed = true;

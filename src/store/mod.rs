@@ -10,8 +10,10 @@ mod catalog;
 mod choice;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod failure;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
+pub mod layer;
 pub mod memory;
 mod query;
 #[cfg(feature = "sqlite")]
@@ -35,6 +37,7 @@ use crate::pb::event::Kind;
 use crate::task::{Change, Record, SavedSession, Spec, State, Task};
 
 pub use catalog::{CatalogEntry, CatalogKind};
+pub use failure::{OpenError, StoreError};
 pub use query::{Filter, Query};
 
 /// What is committed in one transaction: all of it or nothing.
@@ -206,32 +209,6 @@ pub struct ContextValue {
     /// When it was set.
     pub update_time: Timestamp,
 }
-
-/// Why a store did not do as asked. Nothing was changed.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The precondition does not hold: somebody else was first.
-    #[error("another change came first")]
-    Conflict,
-    /// The caller's request is there already.
-    #[error("the request was made before")]
-    RequestExists(Box<Request>),
-    /// The attempt may not write any more: it was ended or taken by another.
-    #[error("the attempt is over")]
-    Fenced,
-    /// The disk is full, the file is gone, the database does not answer... It
-    /// may work again later. Holds what the engine said, for the log.
-    #[error("the store does not answer")]
-    Unavailable(String),
-    /// What is stored cannot be understood. Holds what and why, for the log.
-    #[error("the store is damaged")]
-    Corrupt(String),
-}
-
-/// Why a store could not be opened: one sentence with the way out.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct OpenError(pub String);
 
 /// Opens the store that `url` names: `memory`, `sqlite:PATH`, `postgres://…`.
 pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
@@ -415,6 +392,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes a stored skill or workflow; whether it was there.
     async fn delete_catalog(&self, kind: CatalogKind, name: &str) -> Result<bool, StoreError>;
+
+    /// Whether work can be kept now: writes as much as a large commit, to disk
+    /// where there is one, and takes it back; reads a little. `thorough`: also
+    /// whether what is stored is whole, however long that takes; dropping the
+    /// call ends it.
+    async fn probe(&self, thorough: bool) -> Result<(), StoreError>;
 
     /// Finishes what is under way and closes. Later calls are `Unavailable`.
     async fn close(&self);

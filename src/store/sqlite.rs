@@ -6,6 +6,7 @@
 mod catalog;
 mod fault;
 mod open;
+mod probe;
 mod read;
 mod retain;
 mod session;
@@ -66,7 +67,10 @@ impl Sqlite {
     fn open_blocking(path: &Path) -> Result<Self, OpenError> {
         let open::Opened { path, lock, writer } = open::open(path)?;
         let books = Books::read(&writer).map_err(|error| {
-            let (StoreError::Corrupt(why) | StoreError::Unavailable(why)) = &error else {
+            let (StoreError::Corrupt(why)
+            | StoreError::Damaged(why)
+            | StoreError::Unavailable(why)) = &error
+            else {
                 return open::damaged(&path, &error);
             };
             open::damaged(&path, why)
@@ -357,6 +361,17 @@ impl Store for Sqlite {
         self.writer()?
             .call(move |tx| catalog::delete(tx.conn, kind, &name))
             .await
+    }
+
+    async fn probe(&self, thorough: bool) -> Result<(), StoreError> {
+        let writer = self.writer()?;
+        writer.call(|tx| probe::take_room(tx.conn)).await?;
+        writer.call(|tx| probe::give_room_back(tx.conn)).await?;
+        self.read(read::totals).await?;
+        if thorough {
+            probe::check(self.readers.path.clone()).await?;
+        }
+        Ok(())
     }
 
     async fn close(&self) {

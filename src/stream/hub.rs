@@ -1,7 +1,7 @@
 //! Wakes readers, and holds a bounded ring of committed entries for each task
 //! that is being read.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -86,6 +86,37 @@ impl Hub {
     pub fn deleted(&self, task: TaskId) {
         if let Some(topic) = self.lock().tasks.get(&task) {
             topic.state.send_modify(|seen| seen.deleted = true);
+        }
+    }
+
+    /// The tasks and the groups that are being read.
+    pub fn read_now(&self) -> (Vec<TaskId>, Vec<GroupId>) {
+        let topics = self.lock();
+        let tasks = topics.tasks.keys().copied().collect();
+        (tasks, topics.groups.keys().copied().collect())
+    }
+
+    /// Tells readers how a task stands, after something of it may have been
+    /// committed that was not published. `record`: row and result.
+    pub fn stands(&self, record: Arc<Record>) {
+        if let Some(topic) = self.lock().tasks.get(&record.task.id) {
+            topic.state.send_modify(|seen| {
+                seen.last = seen.last.max(record.task.last_sequence);
+                if record.task.state.is_end() {
+                    seen.end = Some(record);
+                }
+            });
+        }
+    }
+
+    /// Tells readers of a group which of its members have ended.
+    pub fn group_stands(&self, group: GroupId, ended: impl Iterator<Item = (u32, TaskId)>) {
+        if let Some(topic) = self.lock().groups.get_mut(&group) {
+            let known: HashSet<_> = topic.ended.iter().copied().collect();
+            topic
+                .ended
+                .extend(ended.filter(|member| !known.contains(member)));
+            topic.count.send_replace(topic.ended.len());
         }
     }
 

@@ -6,6 +6,7 @@ use super::{Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
 use crate::id::{CallerId, ConversationId};
+use crate::money::Microdollars;
 use crate::pb;
 use crate::pb::event::Kind;
 
@@ -76,6 +77,12 @@ impl Change {
             ledger: Vec::new(),
             session: None,
         }
+    }
+
+    /// The cost that it settles.
+    pub fn settled(&self) -> Microdollars {
+        let cost = self.ledger.iter().map(|entry| entry.spent().0);
+        Microdollars(cost.sum())
     }
 
     /// The next attempt begins without the session of this one, which is left.

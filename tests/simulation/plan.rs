@@ -5,10 +5,6 @@ use claudepool::pb;
 
 use super::rng::Rng;
 
-/// Whether changes are made whose answer is lost. What a pool does then is not
-/// promised yet: `StoreError` says that nothing was changed.
-const LOST_ANSWERS: bool = false;
-
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -222,11 +218,8 @@ impl Draw {
             _ if !self.faults => Op::Call(self.call()),
             84..=87 => Op::Crash(self.rng.range(0, 12), self.rng.percent(50)),
             88..=92 => {
-                let kinds: &[StoreFault] = match LOST_ANSWERS {
-                    true => &[StoreFault::Before, StoreFault::Hangs, StoreFault::After],
-                    false => &[StoreFault::Before, StoreFault::Hangs],
-                };
-                Op::Store(self.rng.pick(kinds), self.rng.range(1, 3_000))
+                let kinds = [StoreFault::Before, StoreFault::Hangs, StoreFault::After];
+                Op::Store(self.rng.pick(&kinds), self.rng.range(1, 3_000))
             }
             93..=97 => {
                 let kinds = [

@@ -212,6 +212,7 @@ macro_rules! store {
 }
 
 store! {
+    read fn probe(&self, thorough: bool) -> ();
     read fn record(&self, id: TaskId, parts: Parts) -> Option<Record>;
     read fn list(&self, query: &Query) -> Vec<Record>;
     read fn group(&self, id: GroupId, parts: Parts) -> Vec<Record>;

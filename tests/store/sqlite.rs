@@ -317,6 +317,32 @@ async fn a_full_disk_is_unavailable_until_there_is_room() {
 }
 
 #[tokio::test]
+async fn a_probe_tells_a_full_disk_and_leaves_nothing() {
+    let (_directory, path) = new_path();
+    let store = open(&path).await;
+    live_a_little(&store).await;
+    let before = snapshot(&store).await;
+    store.fill_disk(4).await.expect("set");
+    store
+        .commit(batch(vec![]))
+        .await
+        .expect("there is room for nothing");
+
+    let probed = store.probe(false).await;
+
+    assert!(
+        matches!(probed, Err(StoreError::Unavailable(_))),
+        "{probed:?}"
+    );
+    store.fill_disk(1_000_000).await.expect("set");
+    store.probe(false).await.expect("there is room");
+    store.probe(true).await.expect("it is whole");
+    assert_eq!(snapshot(&store).await, before);
+    store.close().await;
+    open(&path).await;
+}
+
+#[tokio::test]
 async fn the_file_is_its_owners_and_its_directory_is_made() {
     let (directory, _) = new_path();
     let path = directory.path().join("new").join("pool.db");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fixture::{
-    at, batch, commit_event, ended, made, queued, row, running, spec, submit, success,
+    at, batch, commit_event, ended, made, queued, row, running, snapshot, spec, submit, success,
 };
 use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
@@ -190,6 +190,17 @@ pub(super) async fn every_field_of_a_row_is_read_back(store: Arc<dyn Store>) {
     let expected = change.task.clone();
     store.commit(batch(vec![change])).await.expect("committed");
     assert_eq!(row(&*store, expected.id).await, expected);
+}
+
+pub(super) async fn a_probe_changes_nothing(store: Arc<dyn Store>) {
+    ended(&*store, queued()).await;
+    let before = snapshot(&*store).await;
+
+    for thorough in [false, true] {
+        store.probe(thorough).await.expect("it works");
+    }
+
+    assert_eq!(snapshot(&*store).await, before);
 }
 
 pub(super) async fn a_large_batch_is_one_commit(store: Arc<dyn Store>) {

@@ -9,12 +9,12 @@ impl From<Error> for StoreError {
         let said = error.to_string();
         match &error {
             Error::SqliteFailure(failure, _) => match failure.code {
-                // Not a database, or a table, column or row that is not as we left it.
-                ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
-                | ErrorCode::ConstraintViolation
-                | ErrorCode::TypeMismatch
-                | ErrorCode::Unknown => Self::Corrupt(said),
+                // A page that is no page, or not the one it should be.
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Damaged(said),
+                // A table, column or row that is not as we left it.
+                ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::Unknown => {
+                    Self::Corrupt(said)
+                }
                 // The disk is full, cannot be read or written, is read-only, somebody
                 // else has the database...: it may work again.
                 _ => Self::Unavailable(said),

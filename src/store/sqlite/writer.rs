@@ -214,6 +214,10 @@ fn commit(
             // It cannot fail: there is a transaction. If it did, the next BEGIN would say so.
             let _ = conn.execute_batch("ROLLBACK");
         }
+        if matches!(result, Err(StoreError::Damaged(_))) {
+            // A damaged page must not stay in memory: the file may be made whole.
+            let _ = conn.execute_batch("PRAGMA shrink_memory");
+        }
     }
     result
 }
@@ -231,8 +235,8 @@ fn carry_out(
         };
         match command.carry_out(&mut transaction) {
             Ok(()) => *books = transaction.books,
-            // Some faults, a full disk for one, undo the whole transaction.
-            Err(error) if conn.is_autocommit() => return Err(error),
+            // The whole transaction is undone; a full disk, for one, has done so already.
+            Err(error) if error.is_outage() || conn.is_autocommit() => return Err(error),
             Err(_) => {
                 conn.prepare_cached("ROLLBACK TO command")?.execute([])?;
             }
