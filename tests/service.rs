@@ -32,10 +32,10 @@ mod faults;
 mod isolation;
 #[path = "service/kills.rs"]
 mod kills;
-#[path = "service/limits.rs"]
-mod limits;
 #[path = "service/lease.rs"]
 mod lease;
+#[path = "service/limits.rs"]
+mod limits;
 #[path = "service/operator.rs"]
 mod operator;
 #[path = "service/promises.rs"]

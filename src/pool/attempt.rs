@@ -28,6 +28,7 @@ use crate::money::Microdollars;
 use crate::pb::{ProcessOrigin, RequeueReason};
 use crate::store::{ClaimedTask, Fence, StoreError};
 use crate::task::apply::Requeue;
+use crate::task::lost::Lost;
 use crate::task::{Spec, Task, TaskEvent, apply};
 use crate::workspace::Isolated;
 
@@ -174,6 +175,15 @@ pub(super) fn requeue(
         estimated: cost != Microdollars::ZERO,
         failure_reason: crate::pb::FailureReason::Unspecified,
         message: String::new(),
+    })
+}
+
+/// An attempt was cut off: nobody knows how far it came.
+pub(super) fn lost(task: &Task, cost: Microdollars) -> TaskEvent {
+    TaskEvent::Lost(Lost {
+        attempt: task.attempt,
+        cost,
+        message: "the server stood still for longer than process_lease",
     })
 }
 

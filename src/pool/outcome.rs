@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attempt::requeue;
+use super::attempt::{lost, requeue};
 use super::log::{cut, cut_piece};
 use crate::agent::{AgentError, Observation, ProcessEnd, TurnEnd, TurnError};
 use crate::clock::Timestamp;
@@ -11,7 +11,6 @@ use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::pb::{self, Failure, FailureReason, ProcessOrigin, RequeueReason};
 use crate::task::apply::Outcome;
-use crate::task::lost::Lost;
 use crate::task::retry::{Facts, classify, is_retryable};
 use crate::task::{Task, TaskEvent};
 
@@ -173,13 +172,7 @@ pub fn event(task: &Task, ended: Ended, origin: ProcessOrigin, now: Timestamp) -
             };
             (turn, Some(failure(reason, message)))
         }
-        How::Died(end) if end.lease_expired => {
-            return TaskEvent::Lost(Lost {
-                attempt: task.attempt,
-                cost,
-                message: "the server stood still for longer than process_lease",
-            });
-        }
+        How::Died(end) if end.lease_expired => return lost(task, cost),
         How::Died(end) => {
             let message = match end.exit_code {
                 Some(code) => format!("the agent's process ended with exit code {code}"),
