@@ -910,6 +910,16 @@ async fn a_changed_context_finds_its_processes_started_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_whose_lease_ran_out_is_begun_again_but_not_for_ever() {
+    let rig = rig(slots(1)).await;
+    let record = rig.pool.run("cost 7\ndie expired").await.expect("ran");
+    assert_eq!(failure(&record), FailureReason::Interrupted);
+    assert_eq!((record.task.attempt, record.task.burnt), (3, 2));
+    assert_eq!(record.task.cost, Microdollars(21), "every attempt is paid");
+    assert_eq!(output(&rig.pool.run("say x").await.expect("ran")), "x");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_of_the_provider_is_tried_again_with_backoff() {
     let rig = rig(slots(1)).await;
     let begun = tokio::time::Instant::now();

@@ -19,10 +19,10 @@ impl Tools {
     /// Takes in what the agent said.
     pub fn saw(&mut self, said: &Observation) {
         match said {
-            Observation::ToolUse { id, .. } => {
-                if self.calls.len() < CALLS_MAX && id.len() <= ID_BYTES_MAX {
-                    self.calls.insert(id.clone());
-                }
+            Observation::ToolUse { id, .. }
+                if self.calls.len() < CALLS_MAX && id.len() <= ID_BYTES_MAX =>
+            {
+                self.calls.insert(id.clone());
             }
             Observation::ToolResult { id, .. } => {
                 self.calls.remove(id);
