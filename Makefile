@@ -108,7 +108,7 @@ go_opts = $(foreach p,$(PROTOS),--$(1)_opt='M$(p:proto/%=%)=$(GO_MODULE)/claudep
 
 clients: $(PROTO_PY)/done $(PROTO_GO)/done $(PROTO_ES)/done ## Generate the clients of Go, Python and TypeScript anew.
 	rm -rf $(PY_OUT)/claudepool/v1 $(GO_OUT)/claudepoolv1 $(ES_OUT)
-	mkdir -p $(PY_OUT) $(ES_OUT)
+	mkdir -p $(PY_OUT) $(ES_OUT) clients/typescript/conformance/gen
 	@PYTHONWARNINGS=ignore PATH="$(PROTO_PY)/bin:$$PATH" $(PROTOC) --python_out=$(PY_OUT) --mypy_out=quiet:$(PY_OUT) $(PROTOS)
 	@PYTHONWARNINGS=ignore PATH="$(PROTO_PY)/bin:$$PATH" $(PROTOC) --grpc_python_out=$(PY_OUT) --mypy_grpc_out=quiet:$(PY_OUT) $(SERVICES)
 	@{ echo '"""The messages and stubs of claudepool.v1; generated."""'; \
@@ -116,12 +116,13 @@ clients: $(PROTO_PY)/done $(PROTO_GO)/done $(PROTO_ES)/done ## Generate the clie
 	for p in $(SERVICES:proto/claudepool/v1/%.proto=%); do echo "from claudepool.v1.$${p}_pb2_grpc import *"; done; } > $(PY_OUT)/claudepool/v1/__init__.py
 	@PATH="$(PROTO_GO):$$PATH" $(PROTOC) --go_out=$(GO_OUT) $(call go_opts,go) --go-grpc_out=$(GO_OUT) $(call go_opts,go-grpc) $(PROTOS)
 	@PATH="$(PROTO_ES)/node_modules/.bin:$$PATH" $(PROTOC) -I $(PROTO_PY)/protos --es_out=$(ES_OUT) --es_opt=target=ts,import_extension=js $(PROTOS) google/rpc/error_details.proto
+	@PATH="$(PROTO_ES)/node_modules/.bin:$$PATH" $(PROTOC) -I clients/conformance --es_out=clients/typescript/conformance/gen --es_opt=target=ts,import_extension=js health.proto
 	cp clients/service-config.json $(PY_OUT)/claudepool/service_config.json
 	cp clients/service-config.json $(GO_OUT)/service_config.json
 	@for language in go python typescript; do cp LICENSE-APACHE LICENSE-MIT clients/$$language/; done
 
 clients-check: clients ## Show that generating the clients anew changes nothing.
-	@changed=$$(git status --porcelain -- clients); \
+	@changed=$$(git status --porcelain -- $(PY_OUT)/claudepool/v1 $(PY_OUT)/claudepool/service_config.json $(GO_OUT)/claudepoolv1 $(GO_OUT)/service_config.json $(ES_OUT) clients/*/LICENSE-*); \
 	test -z "$$changed" || { echo "error: generated clients differ from what is committed: run make clients" >&2; echo "$$changed" >&2; exit 1; }
 
 $(PROTO_PY)/done:

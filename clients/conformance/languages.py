@@ -53,3 +53,13 @@ LANGUAGES["Go"] = Language(
     ],
     [str(TOOLS / "clients-go/conformance")],
 )
+
+LANGUAGES["TypeScript"] = Language(
+    "typescript",
+    {"node": "Node.js 20.3 or newer: https://nodejs.org", "npm": "Node.js with npm: https://nodejs.org"},
+    [
+        (("npm", "ci", "--no-audit", "--no-fund", "--loglevel", "error"), "clients/typescript"),
+        (("npm", "run", "--silent", "build"), "clients/typescript"),
+    ],
+    ["node", "clients/typescript/dist/conformance/main.js"],
+)
