@@ -63,3 +63,10 @@ LANGUAGES["TypeScript"] = Language(
     ],
     ["node", "clients/typescript/dist/conformance/main.js"],
 )
+
+LANGUAGES["Java"] = Language(
+    "java",
+    {"java": "Java 17 or newer", "mvn": "Maven 3.8 or newer"},
+    [(("mvn", "-q", "-B", "package"), "clients/java")],
+    ["sh", "-c", 'cd clients/java/target; exec java -cp "classes:test-classes:$(cat classpath)" io.claudepool.Conformance "$1"', "sh"],
+)
