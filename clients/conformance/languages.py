@@ -70,3 +70,10 @@ LANGUAGES["Java"] = Language(
     [(("mvn", "-q", "-B", "package"), "clients/java")],
     ["sh", "-c", 'cd clients/java/target; exec java -cp "classes:test-classes:$(cat classpath)" io.claudepool.Conformance "$1"', "sh"],
 )
+
+LANGUAGES["Rust"] = Language(
+    "rust",
+    {"cargo": "Rust 1.90 or newer: https://rustup.rs", "cc": "a C compiler"},
+    [(("cargo", "build", "--locked", "--example", "conformance"), "clients/rust")],
+    [str(Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "clients/rust/target")) / "debug/examples/conformance")],
+)

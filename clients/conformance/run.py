@@ -116,6 +116,7 @@ def certificate(home):
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
          "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+         "-addext", "basicConstraints=critical,CA:FALSE",
          "-keyout", key, "-out", cert],
         check=True, stderr=subprocess.DEVNULL,
     )

@@ -16,6 +16,8 @@ import (
 const (
 	// Longest time without a new event for which a broken stream is taken up again.
 	reconnectFor = 30 * time.Second
+	// The same before the server has answered at all.
+	connectFor   = 5 * time.Second
 	firstPause   = 100 * time.Millisecond
 	longestPause = 2 * time.Second
 )
@@ -40,10 +42,10 @@ func (s *TaskStream) TaskID() string { return s.taskID }
 // is an [*Error]. Leaving the loop early ends the call.
 func (s *TaskStream) Events() iter.Seq2[*pb.Event, error] {
 	return func(yield func(*pb.Event, error) bool) {
-		attached, pause, since := false, firstPause, time.Now()
+		attached, patience, pause, since := false, connectFor, firstPause, time.Now()
 		for {
 			broken := s.once(func(message item) bool {
-				attached, pause, since = true, firstPause, time.Now()
+				attached, patience, pause, since = true, reconnectFor, firstPause, time.Now()
 				if run, ok := message.(*pb.RunStreamResponse); ok && run.GetAccepted() != nil {
 					s.taskID = run.GetAccepted().GetTaskId()
 				}
@@ -57,7 +59,7 @@ func (s *TaskStream) Events() iter.Seq2[*pb.Event, error] {
 			if broken == nil {
 				return
 			}
-			if !mendable(broken, attached) || time.Since(since) > reconnectFor {
+			if !mendable(broken, attached) || time.Since(since) > patience {
 				yield(nil, broken)
 				return
 			}

@@ -27,6 +27,8 @@ export { ClaudepoolError } from "./errors.js";
 
 /** Longest time without a new event for which a broken stream is taken up again. */
 const RECONNECT_MS = 30_000;
+/** The same before the server has answered at all. */
+const CONNECT_MS = 5_000;
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 2000;
 
@@ -148,7 +150,7 @@ export class TaskStream implements AsyncIterable<Event> {
         call.abort();
       }
       const hopeless = signal?.aborted || !broken.broken || (broken.reason !== "" && !attached);
-      if (hopeless || Date.now() - since > RECONNECT_MS) throw broken;
+      if (hopeless || Date.now() - since > (attached ? RECONNECT_MS : CONNECT_MS)) throw broken;
       if (Date.now() >= deadline) {
         throw new ClaudepoolError(new ConnectError("the deadline passed", Code.DeadlineExceeded));
       }

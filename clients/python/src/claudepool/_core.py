@@ -16,6 +16,8 @@ from claudepool import v1
 DOMAIN = "claudepool"
 # Longest time without a new event for which a broken stream is taken up again.
 RECONNECT_SECONDS = 30.0
+# The same before the server has answered at all.
+CONNECT_SECONDS = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 Task = Union[str, v1.TaskSpec]
@@ -113,7 +115,8 @@ class Following:
             not answered and code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
         )
         waited = time.monotonic() - self._since
-        if not broken or (answered and not self._attached) or waited > RECONNECT_SECONDS:
+        patience = RECONNECT_SECONDS if self._attached else CONNECT_SECONDS
+        if not broken or (answered and not self._attached) or waited > patience:
             raise error
         pause = max(self._pause, error.retry_after or 0.0)
         self._pause = min(self._pause * 2, LONGEST_PAUSE)

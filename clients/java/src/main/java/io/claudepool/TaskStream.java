@@ -18,6 +18,9 @@ public final class TaskStream implements Iterable<Event>, Iterator<Event>, AutoC
   /** Longest time without a new event for which a broken stream is taken up again. */
   private static final Duration RECONNECT = Duration.ofSeconds(30);
 
+  /** The same before the server has answered at all. */
+  private static final Duration CONNECT = Duration.ofSeconds(5);
+
   private static final long FIRST_PAUSE_MS = 100;
   private static final long LONGEST_PAUSE_MS = 2000;
 
@@ -127,7 +130,8 @@ public final class TaskStream implements Iterable<Event>, Iterator<Event>, AutoC
   /** Waits for the next try, if there is one. */
   private void lost(ClaudepoolException broken) {
     hangUp();
-    if (!broken.mendable(attached) || System.nanoTime() - since > RECONNECT.toNanos()) {
+    Duration patience = attached ? RECONNECT : CONNECT;
+    if (!broken.mendable(attached) || System.nanoTime() - since > patience.toNanos()) {
       ended = true;
       throw broken;
     }
