@@ -109,3 +109,71 @@ $(HEALTH_PROBE):
 
 # $(call need,PROGRAM,WHAT): a missing toolchain is an error, never a skip.
 need = command -v $(1) >/dev/null || { echo "error: there is no $(1) in PATH: install $(2)" >&2; exit 1; }
+
+# --- Clients in other languages: clients/README.md -------------------------
+
+# Pinned, for what is generated depends on them. The oldest of grpcio-tools
+# that is worth having: what it makes asks for that runtime or a newer one.
+GRPCIO_TOOLS_VERSION := 1.74.0
+PROTOC_GEN_GO_VERSION := v1.36.11
+PROTOC_GEN_GO_GRPC_VERSION := v1.6.1
+PROTOC_GEN_ES_VERSION := 2.13.0
+
+PROTO_PY := $(TOOLS)/grpcio-tools-$(GRPCIO_TOOLS_VERSION)
+PROTO_GO := $(TOOLS)/protoc-gen-go-$(PROTOC_GEN_GO_VERSION)-$(PROTOC_GEN_GO_GRPC_VERSION)
+PROTO_ES := $(TOOLS)/protoc-gen-es-$(PROTOC_GEN_ES_VERSION)
+PROTOC := $(PROTO_PY)/bin/python -m grpc_tools.protoc -I proto
+PROTOS := $(sort $(wildcard proto/claudepool/v1/*.proto))
+SERVICES := $(filter %_service.proto,$(PROTOS))
+PY_OUT := clients/python/src
+GO_OUT := clients/go
+ES_OUT := clients/typescript/src/gen
+GO_MODULE := github.com/claudepool/claudepool/clients/go
+# The protos name no Go package: it is said here.
+go_opts = $(foreach p,$(PROTOS),--$(1)_opt='M$(p:proto/%=%)=$(GO_MODULE)/claudepoolv1;claudepoolv1') --$(1)_opt=module=$(GO_MODULE)
+
+.PHONY: clients clients-check test-clients
+
+clients: $(PROTO_PY)/done $(PROTO_GO)/done $(PROTO_ES)/done ## Generate the clients of Go, Python and TypeScript anew.
+	rm -rf $(PY_OUT)/claudepool/v1 $(GO_OUT)/claudepoolv1 $(ES_OUT)
+	mkdir -p $(PY_OUT) $(ES_OUT) clients/typescript/conformance/gen
+	@PYTHONWARNINGS=ignore PATH="$(PROTO_PY)/bin:$$PATH" $(PROTOC) --python_out=$(PY_OUT) --mypy_out=quiet:$(PY_OUT) $(PROTOS)
+	@PYTHONWARNINGS=ignore PATH="$(PROTO_PY)/bin:$$PATH" $(PROTOC) --grpc_python_out=$(PY_OUT) --mypy_grpc_out=quiet:$(PY_OUT) $(SERVICES)
+	@{ echo '"""The messages and stubs of claudepool.v1; generated."""'; \
+	for p in $(PROTOS:proto/claudepool/v1/%.proto=%); do echo "from claudepool.v1.$${p}_pb2 import *"; done; \
+	for p in $(SERVICES:proto/claudepool/v1/%.proto=%); do echo "from claudepool.v1.$${p}_pb2_grpc import *"; done; } > $(PY_OUT)/claudepool/v1/__init__.py
+	@PATH="$(PROTO_GO):$$PATH" $(PROTOC) --go_out=$(GO_OUT) $(call go_opts,go) --go-grpc_out=$(GO_OUT) $(call go_opts,go-grpc) $(PROTOS)
+	@PATH="$(PROTO_ES)/node_modules/.bin:$$PATH" $(PROTOC) -I $(PROTO_PY)/protos --es_out=$(ES_OUT) --es_opt=target=ts,import_extension=js $(PROTOS) google/rpc/error_details.proto
+	@PATH="$(PROTO_ES)/node_modules/.bin:$$PATH" $(PROTOC) -I clients/conformance --es_out=clients/typescript/conformance/gen --es_opt=target=ts,import_extension=js health.proto
+	cp clients/service-config.json $(PY_OUT)/claudepool/service_config.json
+	cp clients/service-config.json $(GO_OUT)/service_config.json
+	@for language in go python typescript; do cp LICENSE-APACHE LICENSE-MIT clients/$$language/; done
+
+clients-check: clients ## Show that generating the clients anew changes nothing.
+	@changed=$$(git status --porcelain -- $(PY_OUT)/claudepool/v1 $(PY_OUT)/claudepool/service_config.json $(GO_OUT)/claudepoolv1 $(GO_OUT)/service_config.json $(ES_OUT) clients/*/LICENSE-*); \
+	test -z "$$changed" || { echo "error: generated clients differ from what is committed: run make clients" >&2; echo "$$changed" >&2; exit 1; }
+
+$(PROTO_PY)/done:
+	@$(call need,python3,Python 3.10 or newer with venv and pip)
+	python3 -m venv $(PROTO_PY)
+	$(PROTO_PY)/bin/pip install --quiet --disable-pip-version-check grpcio-tools==$(GRPCIO_TOOLS_VERSION) grpcio==$(GRPCIO_TOOLS_VERSION) protobuf==6.31.1 mypy-protobuf==3.6.0 googleapis-common-protos==1.70.0 setuptools==80.9.0
+	mkdir -p $(PROTO_PY)/protos/google
+	cp -r $(PROTO_PY)/lib/python3*/site-packages/google/rpc $(PROTO_PY)/protos/google/rpc
+	@touch $@
+
+$(PROTO_GO)/done:
+	@$(call need,go,Go 1.24 or newer: https://go.dev)
+	GOBIN=$(PROTO_GO) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+	GOBIN=$(PROTO_GO) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+	@touch $@
+
+$(PROTO_ES)/done:
+	@$(call need,npm,Node.js 20 or newer with npm: https://nodejs.org)
+	npm install --prefix $(PROTO_ES) --no-audit --no-fund --ignore-scripts --loglevel error @bufbuild/protoc-gen-es@$(PROTOC_GEN_ES_VERSION)
+	@touch $@
+
+test-clients: ## Run the scenario with every client; ONLY=go,python for some.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	@$(call need,python3,Python 3.10 or newer with venv and pip)
+	cargo build --locked --bin claudepool --example fake_claude
+	python3 clients/conformance/run.py $(if $(ONLY),--only $(ONLY)) $(TABLE)

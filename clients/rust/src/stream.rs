@@ -1,0 +1,204 @@
+//! A task's events over however many connections.
+
+use std::time::Duration;
+
+use claudepool::pb::pool_service_client::PoolServiceClient;
+use claudepool::pb::{
+    Event, RunStreamRequest, RunStreamResponse, TaskResult, TaskSpec, WatchTaskRequest,
+    WatchTaskResponse, event, run_stream_response, watch_task_response,
+};
+use tokio::time::Instant;
+use tonic::{Request, Streaming};
+
+use crate::{Error, FIRST_PAUSE, LONGEST_PAUSE, Transport, request_id};
+
+/// Longest time without a new event for which a broken stream is taken up again.
+const RECONNECT: Duration = Duration::from_secs(30);
+/// The same before the server has answered at all.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A task's events, each once. Dropping it ends the call.
+pub struct TaskStream {
+    pool: PoolServiceClient<Transport>,
+    call: Call,
+    open: Option<Open>,
+    task_id: String,
+    deadline: Option<Instant>,
+    attached: bool,
+    ended: bool,
+    pause: Duration,
+    since: Instant,
+}
+
+enum Call {
+    Run(RunStreamRequest),
+    Watch(WatchTaskRequest),
+}
+
+enum Open {
+    Run(Streaming<RunStreamResponse>),
+    Watch(Streaming<WatchTaskResponse>),
+}
+
+/// A message of either RPC.
+enum Item {
+    Accepted(String),
+    Event(Event),
+    Silence,
+}
+
+impl TaskStream {
+    pub(crate) fn run(pool: PoolServiceClient<Transport>, task: TaskSpec) -> Self {
+        let request = RunStreamRequest {
+            task: Some(task),
+            request_id: request_id(),
+            ..RunStreamRequest::default()
+        };
+        Self::new(pool, Call::Run(request), String::new())
+    }
+
+    pub(crate) fn watch(pool: PoolServiceClient<Transport>, task_id: String, after: u64) -> Self {
+        let request = WatchTaskRequest {
+            task_id: task_id.clone(),
+            after_sequence: after,
+            heartbeat_interval: None,
+        };
+        Self::new(pool, Call::Watch(request), task_id)
+    }
+
+    fn new(pool: PoolServiceClient<Transport>, call: Call, task_id: String) -> Self {
+        Self {
+            pool,
+            call,
+            open: None,
+            task_id,
+            deadline: None,
+            attached: false,
+            ended: false,
+            pause: FIRST_PAUSE,
+            since: Instant::now(),
+        }
+    }
+
+    /// Gives it a deadline for all of it. A task that was run is cancelled then.
+    #[must_use]
+    pub fn within(mut self, timeout: Duration) -> Self {
+        self.deadline = Some(Instant::now() + timeout);
+        self
+    }
+
+    /// The task's id; empty until the server has told it.
+    pub fn task_id(&self) -> &str {
+        &self.task_id
+    }
+
+    /// The result, past all events.
+    pub async fn result(mut self) -> Result<TaskResult, Error> {
+        while let Some(event) = self.next().await? {
+            if let Some(event::Kind::Finished(end)) = event.kind {
+                return Ok(end.result.unwrap_or_default());
+            }
+        }
+        Err(Error::ended_early())
+    }
+
+    /// The next event; `None` after the end. Safe to drop and call again.
+    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+        match self.deadline {
+            Some(at) => tokio::time::timeout_at(at, self.follow())
+                .await
+                .unwrap_or_else(|_| Err(Error::deadline())),
+            None => self.follow().await,
+        }
+    }
+
+    async fn follow(&mut self) -> Result<Option<Event>, Error> {
+        while !self.ended {
+            let item = match self.item().await {
+                Ok(item) => item,
+                Err(error) => {
+                    self.open = None;
+                    let answered = !error.reason.is_empty();
+                    let hopeless = !error.is_broken() || (answered && !self.attached);
+                    let patience = if self.attached { RECONNECT } else { CONNECT };
+                    if hopeless || self.since.elapsed() > patience {
+                        self.ended = true;
+                        return Err(error);
+                    }
+                    let pause = self.pause.max(error.retry_after.unwrap_or_default());
+                    self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+            };
+            (self.attached, self.pause, self.since) = (true, FIRST_PAUSE, Instant::now());
+            match item {
+                Item::Accepted(task_id) => self.task_id = task_id,
+                Item::Event(event) if event.sequence > *self.sequence() => {
+                    *self.sequence() = event.sequence;
+                    if let Some(event::Kind::Finished(_)) = event.kind {
+                        self.ended = true;
+                        self.open = None;
+                    }
+                    return Ok(Some(event));
+                }
+                Item::Event(_) | Item::Silence => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The sequence of the last event seen.
+    fn sequence(&mut self) -> &mut u64 {
+        match &mut self.call {
+            Call::Run(request) => &mut request.after_sequence,
+            Call::Watch(request) => &mut request.after_sequence,
+        }
+    }
+
+    /// The next message, of a new call if there is none.
+    async fn item(&mut self) -> Result<Item, Error> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => {
+                let opened = match &self.call {
+                    Call::Run(request) => {
+                        let request = timed(request.clone(), self.deadline);
+                        Open::Run(self.pool.run_stream(request).await?.into_inner())
+                    }
+                    Call::Watch(request) => {
+                        let request = timed(request.clone(), self.deadline);
+                        Open::Watch(self.pool.watch_task(request).await?.into_inner())
+                    }
+                };
+                none.insert(opened)
+            }
+        };
+        match open {
+            Open::Run(stream) => {
+                let message = stream.message().await?.ok_or_else(Error::ended_early)?;
+                Ok(match message.item {
+                    Some(run_stream_response::Item::Accepted(it)) => Item::Accepted(it.task_id),
+                    Some(run_stream_response::Item::Event(event)) => Item::Event(event),
+                    _ => Item::Silence,
+                })
+            }
+            Open::Watch(stream) => {
+                let message = stream.message().await?.ok_or_else(Error::ended_early)?;
+                Ok(match message.item {
+                    Some(watch_task_response::Item::Event(event)) => Item::Event(event),
+                    _ => Item::Silence,
+                })
+            }
+        }
+    }
+}
+
+/// A request that tells the server its deadline.
+fn timed<M>(message: M, deadline: Option<Instant>) -> Request<M> {
+    let mut request = Request::new(message);
+    if let Some(at) = deadline {
+        request.set_timeout(at.saturating_duration_since(Instant::now()));
+    }
+    request
+}
