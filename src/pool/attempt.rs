@@ -5,6 +5,7 @@
 //! task gets exactly one fate and the slot a process it can trust.
 
 mod begin;
+mod stopped;
 mod tools;
 
 use std::pin::pin;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, info_span, warn};
 
+use self::stopped::stopped;
 use self::tools::Tools;
 use super::inner::Inner;
 use super::log::{Log, Size};
@@ -376,20 +378,6 @@ impl<'a> Attempt<'a> {
                 return Ended::stopped(wanted, None, known);
             }
         }
-    }
-}
-
-/// Waits for a reason of ours to end the attempt.
-async fn stopped(inner: &Inner, slot: &Slot, task: &Task, deadline: Instant) -> Stop {
-    let mut cancel = slot.cancel.subscribe();
-    let mut restart = slot.restart.subscribe();
-    let ours = Some((task.id, task.attempt));
-    tokio::select! {
-        biased;
-        Ok(_) = cancel.wait_for(|wanted| *wanted == ours) => Stop::Cancel,
-        () = inner.hand_back.cancelled() => Stop::HandBack,
-        Ok(()) = restart.changed() => Stop::Restart,
-        () = sleep_until(deadline) => Stop::RunTimeout,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::inner::Inner;
-use super::{admission, isolation, submit};
+use super::{admission, isolation};
 use crate::chain::{self, Ending, Next, Outcome, StepEnd};
 use crate::error::Error;
 use crate::id::TaskId;
@@ -203,7 +203,7 @@ fn step_task(
     let received = step_spec(&spec.received, step, prompt);
     let admitted = admission::admit(&received, "", &inner.options)?;
     let now = inner.now();
-    let mut task = submit::new_task(&chain.caller, now);
+    let mut task = Task::new(&chain.caller, now);
     task.parent = Some(chain.id);
     task.place = u32::try_from(index).unwrap_or(u32::MAX);
     // A chain that has begun goes before work that has not.

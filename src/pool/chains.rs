@@ -17,7 +17,7 @@ use crate::money::Microdollars;
 use crate::pb;
 use crate::store::{Parts, StoreError};
 use crate::task::apply;
-use crate::task::{Change, RANK_CHAIN, Record, Spec, TaskEvent};
+use crate::task::{Change, RANK_CHAIN, Record, Spec, Task, TaskEvent};
 
 /// Most chains of one call.
 const CHAINS_MAX: usize = 1_000;
@@ -261,7 +261,7 @@ async fn one(
         }
         _ => isolation::admit(inner, &received, &dir, "options.").await?,
     }
-    let mut chain = submit::new_task(wish.caller, now);
+    let mut chain = Task::new(wish.caller, now);
     chain.tags.clone_from(&options.tags);
     chain.rank = RANK_CHAIN;
     chain.group = group;

@@ -15,8 +15,9 @@ pub(super) async fn renew(inner: &Inner, span: Duration) {
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = due.tick() => inner.agent.lease(span),
+            biased;
             () = inner.stop.cancelled() => return,
+            _ = due.tick() => inner.agent.lease(span),
         }
     }
 }

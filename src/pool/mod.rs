@@ -587,11 +587,8 @@ impl Pool {
         self.inner.stop.cancel();
         self.inner.tracker.close();
         self.inner.tracker.wait().await;
-        let closed = self.inner.store.close();
-        if tokio::time::timeout(outage::ANSWER_MAX, closed)
-            .await
-            .is_err()
-        {
+        let closed = tokio::time::timeout(outage::ANSWER_MAX, self.inner.store.close());
+        if closed.await.is_err() {
             tracing::error!("the store did not close");
         }
     }

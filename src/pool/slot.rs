@@ -1,5 +1,7 @@
 //! A slot: owns one process and runs one attempt at a time.
 
+mod idle;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +13,6 @@ use tracing::{info, warn};
 use super::attempt;
 use super::inner::Inner;
 use super::process::{Bench, Held};
-use crate::agent::Observation;
 use crate::clock::Timestamp;
 use crate::id::{CallerId, ConversationId, SlotId, TaskId};
 use crate::pb::{self, SlotState};
@@ -296,7 +297,7 @@ impl Slot {
                 },
                 () = self.leaves(inner) => break,
                 _ = restart.changed() => "a restart was asked for".to_owned(),
-                problem = idle(&mut bench, &mut context, inner) => problem,
+                problem = idle::idle(&mut bench, &mut context, inner) => problem,
             };
             info!(slot_id = %self.id, %problem, "process replaced");
             self.lock().recycles += 1;
@@ -411,42 +412,6 @@ impl Slot {
                 () = again => {}
             }
             backoff = (backoff * 2).min(BACKOFF_MAX);
-        }
-    }
-}
-
-/// Watches an idle process; returns why it has to be replaced.
-async fn idle(
-    bench: &mut Bench,
-    context: &mut watch::Receiver<Arc<crate::store::Context>>,
-    inner: &Inner,
-) -> String {
-    let since = tokio::time::Instant::now();
-    loop {
-        let Some(held) = bench.held.as_mut() else {
-            return "it is gone".to_owned();
-        };
-        let served = held.attempts > 0;
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(since + inner.options.process_idle_max), if served => {
-                return "it was idle for long".to_owned();
-            }
-            said = held.session.next() => match said {
-                Observation::Alive => {}
-                Observation::ProcessEnded(end) => {
-                    return format!("it ended while idle, exit code {:?}", end.exit_code);
-                }
-                _ => return "it spoke while idle".to_owned(),
-            },
-            changed = context.changed() => {
-                if changed.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                if held.outdated(&inner.default_placement()) {
-                    return "the shared context has changed".to_owned();
-                }
-            }
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::money::Microdollars;
 use crate::pb;
 use crate::store::{ClaimedTask, Request, StoreError};
 use crate::task::apply::{Claim, submit};
-use crate::task::{Change, Recovery, Spec, State, Task, TaskEvent, apply};
+use crate::task::{Change, Spec, Task, TaskEvent, apply};
 
 /// Most tasks of one fan-out.
 pub const FAN_OUT_MAX: usize = 10_000;
@@ -220,7 +220,7 @@ fn first_change(
     place: u32,
     now: Timestamp,
 ) -> Change {
-    let mut task = new_task(caller, now);
+    let mut task = Task::new(caller, now);
     task.tags.clone_from(&spec.tags);
     task.group = group;
     task.place = place;
@@ -237,46 +237,6 @@ fn first_change(
         chain: None,
     });
     submit(task, spec)
-}
-
-/// A task as it begins.
-pub(super) fn new_task(caller: &CallerId, now: Timestamp) -> Task {
-    Task {
-        id: TaskId::new(),
-        version: 1,
-        caller: caller.clone(),
-        state: State::Queued,
-        tags: Vec::new(),
-        group: None,
-        parent: None,
-        place: 0,
-        rank: 1,
-        request: None,
-        create_time: now,
-        ready_time: now,
-        start_time: None,
-        end_time: None,
-        queue_deadline: None,
-        attached: false,
-        abandon_time: None,
-        attempt: 0,
-        burnt: 0,
-        slot: None,
-        lease: None,
-        session_id: String::new(),
-        saves_session: false,
-        conversation: None,
-        context_revision: 0,
-        budget: Microdollars::ZERO,
-        reserved: Microdollars::ZERO,
-        cost: Microdollars::ZERO,
-        attempt_cost: Microdollars::ZERO,
-        cost_estimated: false,
-        usage: Vec::new(),
-        session_offset: 0,
-        recovery: Recovery::Restart,
-        last_sequence: 0,
-    }
 }
 
 /// Commits new tasks. A single one that finds an idle slot while nothing waits

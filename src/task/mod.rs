@@ -168,6 +168,46 @@ pub struct Task {
 pub const RANK_CHAIN: u8 = 255;
 
 impl Task {
+    /// A task as it begins.
+    pub fn new(caller: &CallerId, now: Timestamp) -> Self {
+        Self {
+            id: TaskId::new(),
+            version: 1,
+            caller: caller.clone(),
+            state: State::Queued,
+            tags: Vec::new(),
+            group: None,
+            parent: None,
+            place: 0,
+            rank: 1,
+            request: None,
+            create_time: now,
+            ready_time: now,
+            start_time: None,
+            end_time: None,
+            queue_deadline: None,
+            attached: false,
+            abandon_time: None,
+            attempt: 0,
+            burnt: 0,
+            slot: None,
+            lease: None,
+            session_id: String::new(),
+            saves_session: false,
+            conversation: None,
+            context_revision: 0,
+            budget: Microdollars::ZERO,
+            reserved: Microdollars::ZERO,
+            cost: Microdollars::ZERO,
+            attempt_cost: Microdollars::ZERO,
+            cost_estimated: false,
+            usage: Vec::new(),
+            session_offset: 0,
+            recovery: Recovery::Restart,
+            last_sequence: 0,
+        }
+    }
+
     /// Whether it is a chain.
     pub fn is_chain(&self) -> bool {
         self.rank == RANK_CHAIN
