@@ -459,6 +459,14 @@ fn a_second_server_on_one_store_is_refused() {
     );
 }
 
+/// The page on which a table begins, from 1.
+fn root_page(db: &Path, table: &str) -> usize {
+    let db = rusqlite::Connection::open(db).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?";
+    let page = db.query_row(sql, [table], |row| row.get::<_, u32>(0));
+    page.unwrap() as usize
+}
+
 /// Runs `work` without the right of root to write what is read-only.
 fn as_anybody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
@@ -487,7 +495,9 @@ fn serve_refuses_a_store_that_it_cannot_use_in_one_sentence() {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     };
     let mut damaged = whole.clone();
-    damaged[4096..].fill(0xa5);
+    // A page that nothing but a check reads at the start.
+    let page = root_page(&dir.join("claudepool.db"), "events");
+    damaged[(page - 1) * 4096..page * 4096].fill(0xa5);
     let mut newer = whole.clone();
     // The header's field of the user's version.
     newer[60..64].copy_from_slice(&99_u32.to_be_bytes());

@@ -271,6 +271,9 @@ impl Inner {
             .filter_map(|task| apply(task, event(), now).ok().flatten())
             .collect();
         let count = changes.len();
+        if count == 0 {
+            return Ok(0);
+        }
         match self.commit(None, changes).await {
             Ok(_) => return Ok(u32::try_from(count).unwrap_or(u32::MAX)),
             Err(StoreError::Conflict) => {}

@@ -39,7 +39,7 @@ pub enum Trouble {
 pub struct Faults {
     planned: Mutex<Vec<Planned>>,
     trouble: watch::Sender<Trouble>,
-    /// Calls failed so far.
+    /// Calls failed so far, told to or not.
     failed: watch::Sender<u64>,
 }
 
@@ -89,7 +89,7 @@ impl Layered<Faults> {
         self.layer().trouble.send_replace(trouble);
     }
 
-    /// Calls failed so far.
+    /// Calls failed so far, told to or not.
     pub fn failed(&self) -> watch::Receiver<u64> {
         self.layer().failed.subscribe()
     }
@@ -133,10 +133,13 @@ impl Layer for Faults {
             }
             Trouble::None | Trouble::Writes | Trouble::Hangs => {}
         }
-        let done = work.await;
-        match planned {
-            Some(When::After) => self.fail(),
-            _ => done,
+        match work.await {
+            _ if planned == Some(When::After) => self.fail(),
+            Err(error) if error.is_outage() => {
+                self.failed.send_modify(|count| *count += 1);
+                Err(error)
+            }
+            done => done,
         }
     }
 }

@@ -127,8 +127,10 @@ async fn an_end_that_was_committed_unseen_is_booked_once_and_told() {
         // The first commit is the task, claimed; the second its end.
         rig.faults.fail(Call::Commit, 2, when);
 
-        let record = rig.pool.run("cost 70\nsay x").await.expect("told");
+        let work = "wait 1000\ncost 70\nsay x";
+        let record = rig.pool.run(work).await.expect("told");
 
+        assert_eq!(*rig.faults.failed().borrow(), 1);
         assert_eq!((output(&record), record.task.cost.0), ("x", 70));
         let kinds = rig.kinds(record.task.id).await;
         assert_eq!(count(&kinds, |k| matches!(k, Kind::Finished(_))), 1);
@@ -158,7 +160,7 @@ async fn a_cancel_that_was_committed_unseen_ends_the_task() {
 #[tokio::test(start_paused = true)]
 async fn members_of_a_group_that_ended_unseen_are_given() {
     let rig = failing(slots(1)).await;
-    let specs = ["say x", "wait 1000\nsay y"].map(|prompt| Work::from(prompt).spec);
+    let specs = ["wait 1000\nsay x", "wait 2000\nsay y"].map(|prompt| Work::from(prompt).spec);
     let mut group = rig
         .pool
         .fan_out(specs.to_vec(), None, false)
@@ -207,6 +209,7 @@ async fn new_work_is_refused_while_the_store_does_not_answer() {
         rig.answers(false).await;
         let began = tokio::time::Instant::now();
         assert!(is_store(&rig.pool.submit("say y").await));
+        assert!(is_store(&rig.pool.set_context("key", "value").await));
         assert_eq!(began.elapsed(), Duration::ZERO, "nothing is waited for");
 
         rig.faults.trouble(Trouble::None);

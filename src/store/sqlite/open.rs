@@ -107,7 +107,8 @@ pub(super) fn open(path: &Path) -> Result<Opened, OpenError> {
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
             .map_err(|e| damaged(&path, &e))?;
         if verdict != "ok" {
-            return Err(damaged(&path, &verdict));
+            // One sentence on one line.
+            return Err(damaged(&path, &verdict.replace('\n', " ")));
         }
     }
     Ok(Opened { path, lock, writer })
