@@ -1,7 +1,7 @@
 //! Wakes readers, and holds a bounded ring of committed entries for each task
 //! that is being read.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -22,8 +22,8 @@ pub struct Hub {
 
 #[derive(Default)]
 struct Topics {
-    tasks: HashMap<TaskId, TaskTopic>,
-    groups: HashMap<GroupId, GroupTopic>,
+    tasks: BTreeMap<TaskId, TaskTopic>,
+    groups: BTreeMap<GroupId, GroupTopic>,
 }
 
 struct TaskTopic {

@@ -216,11 +216,16 @@ async fn store_error() {
         request_id: request_id(),
     };
 
+    let mut health = health(&mut server).await;
     store.fail_all(true);
     let refusal = server.work.submit(request.clone()).await;
-    store.fail_all(false);
-
     refused(refusal, Code::Unavailable, "STORE");
+    let told = next(&mut health).await.unwrap().unwrap();
+    assert_eq!(told.status(), ServingStatus::NotServing);
+
+    store.fail_all(false);
+    let told = next(&mut health).await.unwrap().unwrap();
+    assert_eq!(told.status(), ServingStatus::Serving);
     let list = pb::ListTasksRequest::default();
     let tasks = server.work.list_tasks(list).await.unwrap().into_inner();
     assert!(tasks.tasks.is_empty(), "nothing half done");

@@ -96,7 +96,6 @@ async fn while_the_store_fails_nothing_new_is_taken_and_health_says_so() {
     let set = pb::SetContextRequest {
         key: "key".into(),
         value: "value".into(),
-        ..Default::default()
     };
     no_store(server.context.set_context(set).await);
     let state = server.task(&before).await.state();
