@@ -7,11 +7,12 @@
 //! the outage is over.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
@@ -39,6 +40,9 @@ const PROBE_SHARE: u32 = 10;
 /// Whether the store answers.
 pub(super) struct Outage {
     answers: watch::Sender<bool>,
+    /// Wakes those who wait for its return, in the order in which they came: a
+    /// watch wakes in any.
+    returned: Notify,
     /// Calls that failed, so that one that fails during a return is seen.
     failures: AtomicU64,
     /// Whether the file was found damaged.
@@ -70,6 +74,7 @@ impl Default for Outage {
     fn default() -> Self {
         Self {
             answers: watch::channel(true).0,
+            returned: Notify::new(),
             failures: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
             under_way: watch::channel(0).0,
@@ -107,7 +112,15 @@ impl Outage {
 
     /// Waits until the store answers; at once if it does.
     pub async fn over(&self) {
-        let _ = self.subscribe().wait_for(|answers| *answers).await;
+        loop {
+            let mut returned = pin!(self.returned.notified());
+            // Before the look, so that nothing falls between.
+            returned.as_mut().enable();
+            if !self.is_on() {
+                return;
+            }
+            returned.await;
+        }
     }
 
     /// A commit or a claim, until what it did is told.
@@ -244,6 +257,7 @@ async fn come_back(inner: &Arc<Inner>) -> Result<bool, StoreError> {
     }
     outage.damaged.store(false, Ordering::SeqCst);
     outage.answers.send_replace(true);
+    outage.returned.notify_waiters();
     catch_up::go_on(inner, left);
     Ok(true)
 }
