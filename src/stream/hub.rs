@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
-
+use super::board::{Board, Reader};
 use crate::id::{GroupId, TaskId};
 use crate::store::{Committed, LogEntry};
 use crate::task::Record;
@@ -32,7 +31,7 @@ struct TaskTopic {
     followers: usize,
     ring: VecDeque<LogEntry>,
     ring_bytes: usize,
-    state: watch::Sender<Seen>,
+    state: Board<Seen>,
 }
 
 /// What is known of a task's log, as far as it was published here.
@@ -49,7 +48,7 @@ pub(crate) struct Seen {
 struct GroupTopic {
     readers: usize,
     ended: Vec<(u32, TaskId)>,
-    count: watch::Sender<usize>,
+    count: Board<usize>,
 }
 
 impl Hub {
@@ -66,13 +65,14 @@ impl Hub {
             && let Some(topic) = topics.groups.get_mut(&group)
         {
             topic.ended.push((record.task.place, record.task.id));
-            topic.count.send_replace(topic.ended.len());
+            let ended = topic.ended.len();
+            topic.count.change(|count| *count = ended);
         }
         let Some(topic) = topics.tasks.get_mut(&committed.task) else {
             return;
         };
         topic.extend(&committed.entries);
-        topic.state.send_modify(|seen| {
+        topic.state.change(|seen| {
             if let Some(entry) = committed.entries.last() {
                 seen.last = seen.last.max(entry.sequence);
             }
@@ -85,7 +85,7 @@ impl Hub {
     /// Tells readers that a task was deleted.
     pub fn deleted(&self, task: TaskId) {
         if let Some(topic) = self.lock().tasks.get(&task) {
-            topic.state.send_modify(|seen| seen.deleted = true);
+            topic.state.change(|seen| seen.deleted = true);
         }
     }
 
@@ -100,7 +100,7 @@ impl Hub {
     /// committed that was not published. `record`: row and result.
     pub fn stands(&self, record: Arc<Record>) {
         if let Some(topic) = self.lock().tasks.get(&record.task.id) {
-            topic.state.send_modify(|seen| {
+            topic.state.change(|seen| {
                 seen.last = seen.last.max(record.task.last_sequence);
                 if record.task.state.is_end() {
                     seen.end = Some(record);
@@ -116,7 +116,8 @@ impl Hub {
             topic
                 .ended
                 .extend(ended.filter(|member| !known.contains(member)));
-            topic.count.send_replace(topic.ended.len());
+            let ended = topic.ended.len();
+            topic.count.change(|count| *count = ended);
         }
     }
 
@@ -143,7 +144,7 @@ impl Hub {
             followers: 0,
             ring: VecDeque::new(),
             ring_bytes: 0,
-            state: watch::channel(Seen::default()).0,
+            state: Board::new(Seen::default()),
         });
         topic.readers += 1;
         topic.followers += usize::from(follows);
@@ -151,7 +152,7 @@ impl Hub {
             hub: self.clone(),
             task,
             follows,
-            seen: topic.state.subscribe(),
+            seen: topic.state.reader(),
         }
     }
 
@@ -161,14 +162,14 @@ impl Hub {
         let topic = topics.groups.entry(group).or_insert_with(|| GroupTopic {
             readers: 0,
             ended: Vec::new(),
-            count: watch::channel(0).0,
+            count: Board::new(0),
         });
         topic.readers += 1;
         GroupSubscription {
             hub: self.clone(),
             group,
             next: 0,
-            count: topic.count.subscribe(),
+            count: topic.count.reader(),
         }
     }
 
@@ -209,7 +210,7 @@ pub(crate) struct Subscription {
     hub: Hub,
     task: TaskId,
     follows: bool,
-    pub(crate) seen: watch::Receiver<Seen>,
+    pub(crate) seen: Reader<Seen>,
 }
 
 impl Subscription {
@@ -232,12 +233,13 @@ impl Subscription {
 
     /// Waits until the task has ended here; `None`: it was deleted.
     pub(crate) async fn ended(&mut self) -> Option<Arc<Record>> {
-        let seen = self
-            .seen
-            .wait_for(|seen| seen.end.is_some() || seen.deleted)
-            .await;
-        // The sender lives in the topic, which lives as long as we do.
-        seen.ok().and_then(|seen| seen.end.clone())
+        loop {
+            let seen = self.seen.read();
+            if seen.end.is_some() || seen.deleted {
+                return seen.end;
+            }
+            self.seen.changed().await;
+        }
     }
 }
 
@@ -259,14 +261,14 @@ pub(crate) struct GroupSubscription {
     hub: Hub,
     group: GroupId,
     next: usize,
-    count: watch::Receiver<usize>,
+    count: Reader<usize>,
 }
 
 impl GroupSubscription {
     /// The next member that ended since the subscription began.
     pub(crate) async fn next(&mut self) -> (u32, TaskId) {
         loop {
-            self.count.borrow_and_update();
+            self.count.read();
             let found = self
                 .hub
                 .lock()
@@ -277,9 +279,7 @@ impl GroupSubscription {
                 self.next += 1;
                 return member;
             }
-            if self.count.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            self.count.changed().await;
         }
     }
 }

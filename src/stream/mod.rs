@@ -4,6 +4,7 @@
 //! is the store. A slow reader costs a bounded buffer and falls back to reading
 //! the log: it never slows the task or another reader.
 
+mod board;
 pub mod hub;
 pub mod tail;
 

@@ -52,7 +52,7 @@ impl Tail {
             }
             if self.caught_up {
                 let (last, over, deleted) = {
-                    let seen = self.subscription.seen.borrow_and_update();
+                    let seen = self.subscription.seen.read();
                     (seen.last, seen.end.is_some(), seen.deleted)
                 };
                 if deleted {
@@ -63,9 +63,7 @@ impl Tail {
                         // It began beyond what turned out to be the end.
                         return Ok(None);
                     }
-                    if self.subscription.seen.changed().await.is_err() {
-                        return Ok(None);
-                    }
+                    self.subscription.seen.changed().await;
                     continue;
                 }
             }
