@@ -64,16 +64,22 @@ impl Server {
     }
 
     fn start_with(args: &[&str]) -> Self {
+        Self::start_to(Stdio::inherit(), &[&["--log", "error"], args].concat())
+    }
+
+    /// With its log going somewhere else.
+    fn start_to(log: Stdio, args: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let mut child = program(home.path())
             .env("CLAUDEPOOL_LISTEN", "127.0.0.1:0")
-            .args(["serve", "--log", "error"])
+            .arg("serve")
             .arg("--claude-bin")
             .arg(fake_claude())
             .arg("--working-dir")
             .arg(home.path())
             .args(args)
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut ready = String::new();
@@ -367,6 +373,19 @@ fn a_run_goes_on_over_a_server_that_is_killed_and_started_again() {
         "{sequences:?}"
     );
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_log_that_cannot_be_written_harms_nothing() {
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let server = Server::start_to(full.into(), &["--log", "trace"]);
+
+    let said = server.client(&["run", "::echo all the same"]);
+
+    assert_eq!(said.out, "all the same\n", "{}", said.err);
 }
 
 #[test]

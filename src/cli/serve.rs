@@ -113,6 +113,7 @@ impl ServeArgs {
         let lines = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            .log_internal_errors(false) // They would end whoever says something.
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
         match self.log_format {
             LogFormat::Text => lines.init(),
@@ -208,7 +209,6 @@ impl Serving {
     }
 }
 
-/// SIGXFSZ.
 const FILE_SIZE: i32 = rustix::process::Signal::XFSZ.as_raw();
 
 /// SIGTERM and SIGINT.
