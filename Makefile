@@ -23,7 +23,7 @@ HEALTH_PROBE := $(TOOLS)/grpc-health-probe-$(HEALTH_PROBE_VERSION)/grpc-health-p
 .PHONY: help check fmt lint proto test test-fast test-real kills simulation fuzz demo bench test-readme tools claude-path clean-tools
 
 help: ## Show this list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '%-12s %s\n' "$$name" "$$what"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '%-18s %s\n' "$$name" "$$what"; done
 
 check: fmt lint proto ## Format, lints and the wire contract, without running tests.
 
@@ -132,7 +132,7 @@ GO_MODULE := github.com/claudepool/claudepool/clients/go
 # The protos name no Go package: it is said here.
 go_opts = $(foreach p,$(PROTOS),--$(1)_opt='M$(p:proto/%=%)=$(GO_MODULE)/claudepoolv1;claudepoolv1') --$(1)_opt=module=$(GO_MODULE)
 
-.PHONY: clients clients-check test-clients
+.PHONY: clients clients-check test-clients test-clients-real
 
 clients: $(PROTO_PY)/done $(PROTO_GO)/done $(PROTO_ES)/done ## Generate the clients of Go, Python and TypeScript anew.
 	rm -rf $(PY_OUT)/claudepool/v1 $(GO_OUT)/claudepoolv1 $(ES_OUT)
@@ -177,3 +177,9 @@ test-clients: ## Run the scenario with every client; ONLY=go,python for some.
 	@$(call need,python3,Python 3.10 or newer with venv and pip)
 	cargo build --locked --bin claudepool --example fake_claude
 	python3 clients/conformance/run.py $(if $(ONLY),--only $(ONLY)) $(TABLE)
+
+test-clients-real: $(CLAUDE) ## Run the scenario's core on the real CLI, in Python and Go.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	@$(call need,python3,Python 3.10 or newer with venv and pip)
+	cargo build --locked --bin claudepool
+	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) python3 clients/conformance/run.py --real --only python,go

@@ -77,7 +77,11 @@ class Proxy:
                 up.cancel()
                 down.cancel()
                 await asyncio.gather(up, down, return_exceptions=True)
-        except OSError:
+                server_writer.close()
+                # To close with something unread would be a reset, which throws
+                # away what is on its way to the client.
+                await asyncio.wait_for(_sink(reader), 5)
+        except (OSError, asyncio.TimeoutError):
             pass
         finally:
             for end in (writer, server_writer):
@@ -109,7 +113,7 @@ class Proxy:
         except asyncio.IncompleteReadError:
             return
         self.cuts += 1
-        await writer.drain()
+        writer.write_eof()
 
 
 async def _copy(reader, writer):
@@ -118,6 +122,11 @@ async def _copy(reader, writer):
             writer.write(data)
             await writer.drain()
     except OSError:
+        pass
+
+
+async def _sink(reader):
+    while await reader.read(65536):
         pass
 
 

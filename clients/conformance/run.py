@@ -69,7 +69,6 @@ class Server:
     async def __aenter__(self):
         env = {"PATH": os.environ["PATH"], "HOME": str(self.home), "ANTHROPIC_API_KEY": "dummy"}
         cli = TARGET / "examples/fake_claude"
-        self.standin = None
         if self.real:
             cli = Path(os.environ.get("CLAUDEPOOL_TEST_CLAUDE") or fail("--real: set CLAUDEPOOL_TEST_CLAUDE"))
             # `demo` is the program that serves the stand-in.
@@ -89,11 +88,14 @@ class Server:
             *command, env=env, cwd=self.home, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
         )
         while line := (await asyncio.wait_for(self.process.stdout.readline(), 120)).decode():
+            # `demo` shows what it can do first.
+            if self.real and "goes on until" in line:
+                return self
             if found := re.search(r"serving on http://([\d.]+):(\d+)", line):
                 self.upstream = (found[1], int(found[2]))
                 self.address = f"http://{found[1]}:{found[2]}"
-                self.drained = asyncio.create_task(self.process.stdout.read())
-                return self
+                if not self.real:
+                    return self
         fail("the server did not start")
 
     async def submit(self, prompt):
@@ -149,6 +151,7 @@ async def run_language(name, language, scenario, server, home, shared):
     expected = {step["name"]: step["expect"] for step in scenario["steps"]}
 
     async def read():
+        begin = time.monotonic()
         while line := await process.stdout.readline():
             try:
                 told = json.loads(line)
@@ -161,7 +164,9 @@ async def run_language(name, language, scenario, server, home, shared):
                 saw["cuts"] = proxies[step].cuts
             wrong = told.get("error") or differs(expected[step], saw, shared)
             outcomes[step] = wrong
-            print(f"{name}: {step}: {'ok' if wrong is None else 'FAILED: ' + wrong}", flush=True)
+            now = time.monotonic()
+            print(f"{name}: {step}: {'ok' if wrong is None else 'FAILED: ' + wrong} ({now - begin:.1f} s)", flush=True)
+            begin = now
 
     try:
         await asyncio.wait_for(read(), PROGRAM_SECONDS)
@@ -228,6 +233,7 @@ async def main():
     if bad:
         sys.exit(1)
     if only is None and not args.real:
+        # What is told there is what was seen.
         readme = README.read_text()
         before, rest = readme.split(BEGIN)
         now = before + BEGIN + text + END + rest.split(END)[1]

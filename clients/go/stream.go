@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// Longest time without a new event for which a broken stream is taken up again.
+	// Longest time for which a broken stream is taken up again without an answer.
 	reconnectFor = 30 * time.Second
 	// The same before the server has answered at all.
 	connectFor   = 5 * time.Second
@@ -42,10 +42,10 @@ func (s *TaskStream) TaskID() string { return s.taskID }
 // is an [*Error]. Leaving the loop early ends the call.
 func (s *TaskStream) Events() iter.Seq2[*pb.Event, error] {
 	return func(yield func(*pb.Event, error) bool) {
-		attached, patience, pause, since := false, connectFor, firstPause, time.Now()
+		attached, patience, pause, brokenAt := false, connectFor, firstPause, time.Time{}
 		for {
 			broken := s.once(func(message item) bool {
-				attached, patience, pause, since = true, reconnectFor, firstPause, time.Now()
+				attached, patience, pause, brokenAt = true, reconnectFor, firstPause, time.Time{}
 				if run, ok := message.(*pb.RunStreamResponse); ok && run.GetAccepted() != nil {
 					s.taskID = run.GetAccepted().GetTaskId()
 				}
@@ -59,7 +59,10 @@ func (s *TaskStream) Events() iter.Seq2[*pb.Event, error] {
 			if broken == nil {
 				return
 			}
-			if !mendable(broken, attached) || time.Since(since) > patience {
+			if brokenAt.IsZero() {
+				brokenAt = time.Now()
+			}
+			if !mendable(broken, attached) || time.Since(brokenAt) > patience {
 				yield(nil, broken)
 				return
 			}

@@ -12,7 +12,7 @@ use tonic::{Request, Streaming};
 
 use crate::{Error, FIRST_PAUSE, LONGEST_PAUSE, Transport, request_id};
 
-/// Longest time without a new event for which a broken stream is taken up again.
+/// Longest time for which a broken stream is taken up again without an answer.
 const RECONNECT: Duration = Duration::from_secs(30);
 /// The same before the server has answered at all.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub struct TaskStream {
     attached: bool,
     ended: bool,
     pause: Duration,
-    since: Instant,
+    broken_at: Option<Instant>,
 }
 
 enum Call {
@@ -76,7 +76,7 @@ impl TaskStream {
             attached: false,
             ended: false,
             pause: FIRST_PAUSE,
-            since: Instant::now(),
+            broken_at: None,
         }
     }
 
@@ -121,7 +121,8 @@ impl TaskStream {
                     let answered = !error.reason.is_empty();
                     let hopeless = !error.is_broken() || (answered && !self.attached);
                     let patience = if self.attached { RECONNECT } else { CONNECT };
-                    if hopeless || self.since.elapsed() > patience {
+                    let broken_at = *self.broken_at.get_or_insert_with(Instant::now);
+                    if hopeless || broken_at.elapsed() > patience {
                         self.ended = true;
                         return Err(error);
                     }
@@ -131,7 +132,7 @@ impl TaskStream {
                     continue;
                 }
             };
-            (self.attached, self.pause, self.since) = (true, FIRST_PAUSE, Instant::now());
+            (self.attached, self.pause, self.broken_at) = (true, FIRST_PAUSE, None);
             match item {
                 Item::Accepted(task_id) => self.task_id = task_id,
                 Item::Event(event) if event.sequence > *self.sequence() => {

@@ -25,7 +25,7 @@ import { type TaskResult, TaskSpecSchema } from "./gen/claudepool/v1/task_pb.js"
 
 export { ClaudepoolError } from "./errors.js";
 
-/** Longest time without a new event for which a broken stream is taken up again. */
+/** Longest time for which a broken stream is taken up again without an answer. */
 const RECONNECT_MS = 30_000;
 /** The same before the server has answered at all. */
 const CONNECT_MS = 5_000;
@@ -125,7 +125,7 @@ export class TaskStream implements AsyncIterable<Event> {
     const deadline = timeoutMs === undefined ? Infinity : Date.now() + timeoutMs;
     let attached = false;
     let wait = FIRST_PAUSE_MS;
-    let since = Date.now();
+    let brokenAt: number | undefined;
     for (;;) {
       const call = new AbortController();
       const remaining = Math.max(deadline - Date.now(), 1);
@@ -136,7 +136,7 @@ export class TaskStream implements AsyncIterable<Event> {
           ...(timeoutMs !== undefined && { timeoutMs: remaining }),
         });
         for await (const { item } of answers) {
-          [attached, wait, since] = [true, FIRST_PAUSE_MS, Date.now()];
+          [attached, wait, brokenAt] = [true, FIRST_PAUSE_MS, undefined];
           if (isAccepted(item)) this.taskId = item.value.taskId;
           if (!isEvent(item) || item.value.sequence <= this.sequence) continue;
           this.sequence = item.value.sequence;
@@ -150,7 +150,8 @@ export class TaskStream implements AsyncIterable<Event> {
         call.abort();
       }
       const hopeless = signal?.aborted || !broken.broken || (broken.reason !== "" && !attached);
-      if (hopeless || Date.now() - since > (attached ? RECONNECT_MS : CONNECT_MS)) throw broken;
+      brokenAt ??= Date.now();
+      if (hopeless || Date.now() - brokenAt > (attached ? RECONNECT_MS : CONNECT_MS)) throw broken;
       if (Date.now() >= deadline) {
         throw new ClaudepoolError(new ConnectError("the deadline passed", Code.DeadlineExceeded));
       }

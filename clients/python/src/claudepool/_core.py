@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from claudepool import v1
 
 DOMAIN = "claudepool"
-# Longest time without a new event for which a broken stream is taken up again.
+# Longest time for which a broken stream is taken up again without an answer.
 RECONNECT_SECONDS = 30.0
 # The same before the server has answered at all.
 CONNECT_SECONDS = 5.0
@@ -89,7 +89,7 @@ class Following:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._attached = False
         self._pause = FIRST_PAUSE
-        self._since = time.monotonic()
+        self._broken_at: Optional[float] = None
 
     def remaining(self) -> Optional[float]:
         """Seconds until the caller's deadline."""
@@ -97,7 +97,7 @@ class Following:
 
     def heard(self) -> None:
         """The server answers."""
-        self._attached, self._pause, self._since = True, FIRST_PAUSE, time.monotonic()
+        self._attached, self._pause, self._broken_at = True, FIRST_PAUSE, None
 
     def is_new(self, event: v1.Event) -> bool:
         """Whether the event was not seen before."""
@@ -114,9 +114,10 @@ class Following:
         broken = code is grpc.StatusCode.UNAVAILABLE or (
             not answered and code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
         )
-        waited = time.monotonic() - self._since
+        now = time.monotonic()
+        self._broken_at = self._broken_at or now
         patience = RECONNECT_SECONDS if self._attached else CONNECT_SECONDS
-        if not broken or (answered and not self._attached) or waited > patience:
+        if not broken or (answered and not self._attached) or now - self._broken_at > patience:
             raise error
         pause = max(self._pause, error.retry_after or 0.0)
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
@@ -171,7 +172,8 @@ def channel_options() -> list[tuple[str, Any]]:
     return [
         ("grpc.service_config", config),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # Also the longest that one attempt may take.
+        ("grpc.min_reconnect_backoff_ms", 5000),
         ("grpc.max_reconnect_backoff_ms", 2000),
         # A connection that has died silently is found out.
         ("grpc.keepalive_time_ms", 30_000),

@@ -15,7 +15,7 @@ import java.util.concurrent.TimeUnit;
  * its end. What it throws is a {@link ClaudepoolException}.
  */
 public final class TaskStream implements Iterable<Event>, Iterator<Event>, AutoCloseable {
-  /** Longest time without a new event for which a broken stream is taken up again. */
+  /** Longest time for which a broken stream is taken up again without an answer. */
   private static final Duration RECONNECT = Duration.ofSeconds(30);
 
   /** The same before the server has answered at all. */
@@ -42,7 +42,8 @@ public final class TaskStream implements Iterable<Event>, Iterator<Event>, AutoC
   private boolean ended;
   private boolean attached;
   private long pause = FIRST_PAUSE_MS;
-  private long since = System.nanoTime();
+  /** When it broke; 0: it did not. */
+  private long brokenAt;
 
   TaskStream(Attach attach, String taskId, long afterSequence, Deadline deadline) {
     this.attach = attach;
@@ -118,7 +119,7 @@ public final class TaskStream implements Iterable<Event>, Iterator<Event>, AutoC
     Item item = items.next();
     attached = true;
     pause = FIRST_PAUSE_MS;
-    since = System.nanoTime();
+    brokenAt = 0;
     if (item.accepted() != null) {
       taskId = item.accepted();
     } else if (item.event() != null && item.event().getSequence() > sequence) {
@@ -131,7 +132,10 @@ public final class TaskStream implements Iterable<Event>, Iterator<Event>, AutoC
   private void lost(ClaudepoolException broken) {
     hangUp();
     Duration patience = attached ? RECONNECT : CONNECT;
-    if (!broken.mendable(attached) || System.nanoTime() - since > patience.toNanos()) {
+    if (brokenAt == 0) {
+      brokenAt = System.nanoTime();
+    }
+    if (!broken.mendable(attached) || System.nanoTime() - brokenAt > patience.toNanos()) {
       ended = true;
       throw broken;
     }
