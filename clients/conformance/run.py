@@ -98,13 +98,15 @@ class Server:
                     return self
         fail("the server did not start")
 
-    async def submit(self, prompt):
+    async def done(self, prompt):
+        """A finished task whose log somebody read: then every piece of text is an
+        entry of its own."""
         out = await asyncio.to_thread(
             subprocess.check_output,
-            [TARGET / "claudepool", "submit", prompt, "--server", self.address],
+            [TARGET / "claudepool", "run", prompt, "--json", "--server", self.address],
             text=True,
         )
-        return out.strip()
+        return json.loads(out.splitlines()[0])["taskId"]
 
     async def __aexit__(self, *_):
         if self.process.returncode is None:
@@ -218,7 +220,7 @@ async def main():
         home = Path(home)
         certificate(home)
         async with Server(home, args.real) as server:
-            scenario["task_ids"] = {k: await server.submit(v) for k, v in scenario.get("tasks", {}).items()}
+            scenario["task_ids"] = {k: await server.done(v) for k, v in scenario.get("tasks", {}).items()}
             for name, language in languages.items():
                 begin = time.monotonic()
                 results[name] = await run_language(name, language, scenario, server, home, shared)
