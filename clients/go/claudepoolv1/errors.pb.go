@@ -35,7 +35,7 @@ const (
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 2
 	// INVALID_ARGUMENT. The page_token belongs to another query.
 	ErrorReason_ERROR_REASON_PAGE_TOKEN_MISMATCH ErrorReason = 3
-	// NOT_FOUND. No such task, or it belongs to another caller.
+	// NOT_FOUND. No such task, or it belongs to another caller, or it was deleted.
 	ErrorReason_ERROR_REASON_TASK_NOT_FOUND ErrorReason = 4
 	// NOT_FOUND. The task was deleted; its request_id never runs again.
 	ErrorReason_ERROR_REASON_TASK_DELETED ErrorReason = 5
@@ -72,7 +72,7 @@ const (
 	ErrorReason_ERROR_REASON_BUDGET_EXHAUSTED ErrorReason = 20
 	// RESOURCE_EXHAUSTED. The queue is full. RetryInfo says when to try again.
 	ErrorReason_ERROR_REASON_QUEUE_FULL ErrorReason = 21
-	// RESOURCE_EXHAUSTED. Too many watchers. RetryInfo says when to try again.
+	// RESOURCE_EXHAUSTED. Too many streams. RetryInfo says when to try again.
 	ErrorReason_ERROR_REASON_TOO_MANY_WATCHERS ErrorReason = 22
 	// UNAVAILABLE. The server drains and takes no new work. RetryInfo is set.
 	ErrorReason_ERROR_REASON_DRAINING ErrorReason = 23

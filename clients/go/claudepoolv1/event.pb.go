@@ -404,7 +404,8 @@ type Event_Cancelling struct {
 }
 
 type Event_LogTruncated struct {
-	// The log reached its size limit; nothing but the end follows.
+	// The log reached its size limit: what the attempt says from here on is not
+	// kept. What changes the task's state and its end still follow.
 	LogTruncated *LogTruncated `protobuf:"bytes,14,opt,name=log_truncated,json=logTruncated,proto3,oneof"`
 }
 
@@ -715,7 +716,7 @@ func (x *Cancelling) GetBy() string {
 	return ""
 }
 
-// The log reached its size limit.
+// The log reached its size limit. At most one per attempt.
 type LogTruncated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The limit, in bytes.

@@ -66,7 +66,8 @@ type PoolServiceClient interface {
 	Run(ctx context.Context, in *RunRequest, opts ...grpc.CallOption) (*RunResponse, error)
 	// As Run, with the task's stream: first accepted (the task id, sent once the
 	// task is durable), then its log from the beginning, ended by finished.
-	// Errors and repeats as Run.
+	// Errors and repeats as Run; also RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), and
+	// then nothing was made.
 	RunStream(ctx context.Context, in *RunStreamRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RunStreamResponse], error)
 	// Makes a task durable and returns its id. Success does not promise that the
 	// task will succeed. Errors and repeats as Run.
@@ -80,7 +81,8 @@ type PoolServiceClient interface {
 	ReadOutput(ctx context.Context, in *ReadOutputRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadOutputResponse], error)
 	// Streams the task's log after a sequence: history, then live, without gap
 	// or duplicate, the same bytes whenever it attaches; ends after finished.
-	// Headers are sent at once. NOT_FOUND, RESOURCE_EXHAUSTED
+	// Headers are sent at once. NOT_FOUND, also in the middle if the task is
+	// deleted (TASK_DELETED) before all of its log was read; RESOURCE_EXHAUSTED
 	// (TOO_MANY_WATCHERS). Safe to repeat from the last sequence seen.
 	WatchTask(ctx context.Context, in *WatchTaskRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTaskResponse], error)
 	// Cancels a task or every unfinished task of a group. Returns once the wish
@@ -113,7 +115,7 @@ type PoolServiceClient interface {
 	// chain. Safe to repeat.
 	GetChainProgress(ctx context.Context, in *GetChainProgressRequest, opts ...grpc.CallOption) (*GetChainProgressResponse, error)
 	// Streams a chain's progress: the present first, then a snapshot per change,
-	// until the end. Errors as GetChainProgress. Safe to repeat.
+	// until the end. Errors as GetChainProgress and WatchTask. Safe to repeat.
 	WatchChain(ctx context.Context, in *WatchChainRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchChainResponse], error)
 	// Cancels a chain. Returns once the wish is durable. Errors as Cancel.
 	CancelChain(ctx context.Context, in *CancelChainRequest, opts ...grpc.CallOption) (*CancelChainResponse, error)
@@ -123,14 +125,16 @@ type PoolServiceClient interface {
 	// (PAGE_TOKEN_MISMATCH when the filter differs from the token's). Safe to
 	// repeat.
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
-	// Deletes a finished task with its log and output; what it cost stays in the
-	// ledger. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
+	// Deletes a finished task with its log and output, a chain with its steps;
+	// what it cost stays in the ledger. What nobody deletes goes when the
+	// operator's retention is over. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
 	// NOT_FOUND, FAILED_PRECONDITION (TASK_NOT_FINISHED).
 	DeleteTask(ctx context.Context, in *DeleteTaskRequest, opts ...grpc.CallOption) (*DeleteTaskResponse, error)
 	// Gives the pool's status now. Safe to repeat.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 	// Streams the pool's status: the present first, then on change, at most once
-	// per interval. Never ends by itself. Safe to repeat.
+	// per interval. Never ends by itself. RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS).
+	// Safe to repeat.
 	WatchStatus(ctx context.Context, in *WatchStatusRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchStatusResponse], error)
 }
 
@@ -421,7 +425,8 @@ type PoolServiceServer interface {
 	Run(context.Context, *RunRequest) (*RunResponse, error)
 	// As Run, with the task's stream: first accepted (the task id, sent once the
 	// task is durable), then its log from the beginning, ended by finished.
-	// Errors and repeats as Run.
+	// Errors and repeats as Run; also RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), and
+	// then nothing was made.
 	RunStream(*RunStreamRequest, grpc.ServerStreamingServer[RunStreamResponse]) error
 	// Makes a task durable and returns its id. Success does not promise that the
 	// task will succeed. Errors and repeats as Run.
@@ -435,7 +440,8 @@ type PoolServiceServer interface {
 	ReadOutput(*ReadOutputRequest, grpc.ServerStreamingServer[ReadOutputResponse]) error
 	// Streams the task's log after a sequence: history, then live, without gap
 	// or duplicate, the same bytes whenever it attaches; ends after finished.
-	// Headers are sent at once. NOT_FOUND, RESOURCE_EXHAUSTED
+	// Headers are sent at once. NOT_FOUND, also in the middle if the task is
+	// deleted (TASK_DELETED) before all of its log was read; RESOURCE_EXHAUSTED
 	// (TOO_MANY_WATCHERS). Safe to repeat from the last sequence seen.
 	WatchTask(*WatchTaskRequest, grpc.ServerStreamingServer[WatchTaskResponse]) error
 	// Cancels a task or every unfinished task of a group. Returns once the wish
@@ -468,7 +474,7 @@ type PoolServiceServer interface {
 	// chain. Safe to repeat.
 	GetChainProgress(context.Context, *GetChainProgressRequest) (*GetChainProgressResponse, error)
 	// Streams a chain's progress: the present first, then a snapshot per change,
-	// until the end. Errors as GetChainProgress. Safe to repeat.
+	// until the end. Errors as GetChainProgress and WatchTask. Safe to repeat.
 	WatchChain(*WatchChainRequest, grpc.ServerStreamingServer[WatchChainResponse]) error
 	// Cancels a chain. Returns once the wish is durable. Errors as Cancel.
 	CancelChain(context.Context, *CancelChainRequest) (*CancelChainResponse, error)
@@ -478,14 +484,16 @@ type PoolServiceServer interface {
 	// (PAGE_TOKEN_MISMATCH when the filter differs from the token's). Safe to
 	// repeat.
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
-	// Deletes a finished task with its log and output; what it cost stays in the
-	// ledger. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
+	// Deletes a finished task with its log and output, a chain with its steps;
+	// what it cost stays in the ledger. What nobody deletes goes when the
+	// operator's retention is over. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
 	// NOT_FOUND, FAILED_PRECONDITION (TASK_NOT_FINISHED).
 	DeleteTask(context.Context, *DeleteTaskRequest) (*DeleteTaskResponse, error)
 	// Gives the pool's status now. Safe to repeat.
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	// Streams the pool's status: the present first, then on change, at most once
-	// per interval. Never ends by itself. Safe to repeat.
+	// per interval. Never ends by itself. RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS).
+	// Safe to repeat.
 	WatchStatus(*WatchStatusRequest, grpc.ServerStreamingServer[WatchStatusResponse]) error
 	mustEmbedUnimplementedPoolServiceServer()
 }

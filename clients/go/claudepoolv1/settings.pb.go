@@ -400,7 +400,9 @@ type RunSettings struct {
 	JsonSchema *string `protobuf:"bytes,11,opt,name=json_schema,json=jsonSchema,proto3,oneof" json:"json_schema,omitempty"`
 	// Most that the task may cost over all its attempts, in millionths of a US
 	// dollar. Range: 0 to the operator's ceiling; 0 forbids any paid request.
-	// Unset: the pool's default_task_budget. Past it: FAILED, reason BUDGET.
+	// Unset: the pool's default_task_budget. Past it: FAILED, reason BUDGET. It
+	// is looked at after each API message, so the request that passes it is paid
+	// for; an answer that this request completes is given as the result.
 	BudgetMicrodollars *int64 `protobuf:"varint,12,opt,name=budget_microdollars,json=budgetMicrodollars,proto3,oneof" json:"budget_microdollars,omitempty"`
 	// Longest time an attempt may run. Range: 1 s to the operator's ceiling.
 	// Unset: the pool's default. Past it: FAILED, reason RUN_TIMEOUT.

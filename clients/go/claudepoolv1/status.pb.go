@@ -321,7 +321,9 @@ type Hold struct {
 	// Whether that time is a guess.
 	Estimated bool `protobuf:"varint,2,opt,name=estimated,proto3" json:"estimated,omitempty"`
 	// Why, in one sentence.
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// Why, for machines: RATE_LIMITED.
+	Reason        FailureReason `protobuf:"varint,4,opt,name=reason,proto3,enum=claudepool.v1.FailureReason" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -375,6 +377,13 @@ func (x *Hold) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *Hold) GetReason() FailureReason {
+	if x != nil {
+		return x.Reason
+	}
+	return FailureReason_FAILURE_REASON_UNSPECIFIED
 }
 
 // The pool at one moment.
@@ -607,7 +616,7 @@ var File_claudepool_v1_status_proto protoreflect.FileDescriptor
 
 const file_claudepool_v1_status_proto_rawDesc = "" +
 	"\n" +
-	"\x1aclaudepool/v1/status.proto\x12\rclaudepool.v1\x1a\x18claudepool/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x03\n" +
+	"\x1aclaudepool/v1/status.proto\x12\rclaudepool.v1\x1a\x1aclaudepool/v1/errors.proto\x1a\x18claudepool/v1/task.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe7\x03\n" +
 	"\x04Slot\x12\x17\n" +
 	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12.\n" +
@@ -631,11 +640,12 @@ const file_claudepool_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"StateCount\x12.\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x18.claudepool.v1.TaskStateR\x05state\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x03R\x05count\"p\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"\xa6\x01\n" +
 	"\x04Hold\x120\n" +
 	"\x05until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1c\n" +
 	"\testimated\x18\x02 \x01(\bR\testimated\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xbf\x06\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x124\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x1c.claudepool.v1.FailureReasonR\x06reason\"\xbf\x06\n" +
 	"\n" +
 	"PoolStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
@@ -699,21 +709,23 @@ var file_claudepool_v1_status_proto_goTypes = []any{
 	(*PoolStatus)(nil),            // 4: claudepool.v1.PoolStatus
 	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
 	(TaskState)(0),                // 6: claudepool.v1.TaskState
+	(FailureReason)(0),            // 7: claudepool.v1.FailureReason
 }
 var file_claudepool_v1_status_proto_depIdxs = []int32{
 	0, // 0: claudepool.v1.Slot.state:type_name -> claudepool.v1.SlotState
 	5, // 1: claudepool.v1.Slot.state_time:type_name -> google.protobuf.Timestamp
 	6, // 2: claudepool.v1.StateCount.state:type_name -> claudepool.v1.TaskState
 	5, // 3: claudepool.v1.Hold.until:type_name -> google.protobuf.Timestamp
-	5, // 4: claudepool.v1.PoolStatus.start_time:type_name -> google.protobuf.Timestamp
-	2, // 5: claudepool.v1.PoolStatus.tasks:type_name -> claudepool.v1.StateCount
-	3, // 6: claudepool.v1.PoolStatus.hold:type_name -> claudepool.v1.Hold
-	1, // 7: claudepool.v1.PoolStatus.slots:type_name -> claudepool.v1.Slot
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	7, // 4: claudepool.v1.Hold.reason:type_name -> claudepool.v1.FailureReason
+	5, // 5: claudepool.v1.PoolStatus.start_time:type_name -> google.protobuf.Timestamp
+	2, // 6: claudepool.v1.PoolStatus.tasks:type_name -> claudepool.v1.StateCount
+	3, // 7: claudepool.v1.PoolStatus.hold:type_name -> claudepool.v1.Hold
+	1, // 8: claudepool.v1.PoolStatus.slots:type_name -> claudepool.v1.Slot
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_claudepool_v1_status_proto_init() }
@@ -721,6 +733,7 @@ func file_claudepool_v1_status_proto_init() {
 	if File_claudepool_v1_status_proto != nil {
 		return
 	}
+	file_claudepool_v1_errors_proto_init()
 	file_claudepool_v1_task_proto_init()
 	file_claudepool_v1_status_proto_msgTypes[0].OneofWrappers = []any{}
 	file_claudepool_v1_status_proto_msgTypes[3].OneofWrappers = []any{}

@@ -969,7 +969,8 @@ type TaskResult struct {
 	// Whether some attempt ended without telling its cost, so that the last
 	// known figure stands for it.
 	CostEstimated bool `protobuf:"varint,7,opt,name=cost_estimated,json=costEstimated,proto3" json:"cost_estimated,omitempty"`
-	// The same per model.
+	// The same per model, as far as the attempts told: one that ended without
+	// may be missing.
 	Usage []*ModelUsage `protobuf:"bytes,8,rep,name=usage,proto3" json:"usage,omitempty"`
 	// Model turns (API messages) of the last attempt.
 	TurnsUsed int32 `protobuf:"varint,9,opt,name=turns_used,json=turnsUsed,proto3" json:"turns_used,omitempty"`

@@ -31,7 +31,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_PAGE_TOKEN_MISMATCH: _ErrorReason.ValueType  # 3
     """INVALID_ARGUMENT. The page_token belongs to another query."""
     ERROR_REASON_TASK_NOT_FOUND: _ErrorReason.ValueType  # 4
-    """NOT_FOUND. No such task, or it belongs to another caller."""
+    """NOT_FOUND. No such task, or it belongs to another caller, or it was deleted."""
     ERROR_REASON_TASK_DELETED: _ErrorReason.ValueType  # 5
     """NOT_FOUND. The task was deleted; its request_id never runs again."""
     ERROR_REASON_SLOT_NOT_FOUND: _ErrorReason.ValueType  # 6
@@ -69,7 +69,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 21
     """RESOURCE_EXHAUSTED. The queue is full. RetryInfo says when to try again."""
     ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 22
-    """RESOURCE_EXHAUSTED. Too many watchers. RetryInfo says when to try again."""
+    """RESOURCE_EXHAUSTED. Too many streams. RetryInfo says when to try again."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 23
     """UNAVAILABLE. The server drains and takes no new work. RetryInfo is set."""
     ERROR_REASON_PAUSED: _ErrorReason.ValueType  # 24
@@ -104,7 +104,7 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 2
 ERROR_REASON_PAGE_TOKEN_MISMATCH: ErrorReason.ValueType  # 3
 """INVALID_ARGUMENT. The page_token belongs to another query."""
 ERROR_REASON_TASK_NOT_FOUND: ErrorReason.ValueType  # 4
-"""NOT_FOUND. No such task, or it belongs to another caller."""
+"""NOT_FOUND. No such task, or it belongs to another caller, or it was deleted."""
 ERROR_REASON_TASK_DELETED: ErrorReason.ValueType  # 5
 """NOT_FOUND. The task was deleted; its request_id never runs again."""
 ERROR_REASON_SLOT_NOT_FOUND: ErrorReason.ValueType  # 6
@@ -142,7 +142,7 @@ ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 20
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 21
 """RESOURCE_EXHAUSTED. The queue is full. RetryInfo says when to try again."""
 ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 22
-"""RESOURCE_EXHAUSTED. Too many watchers. RetryInfo says when to try again."""
+"""RESOURCE_EXHAUSTED. Too many streams. RetryInfo says when to try again."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 23
 """UNAVAILABLE. The server drains and takes no new work. RetryInfo is set."""
 ERROR_REASON_PAUSED: ErrorReason.ValueType  # 24

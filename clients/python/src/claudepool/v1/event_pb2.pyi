@@ -143,7 +143,9 @@ class Event(google.protobuf.message.Message):
 
     @property
     def log_truncated(self) -> global___LogTruncated:
-        """The log reached its size limit; nothing but the end follows."""
+        """The log reached its size limit: what the attempt says from here on is not
+        kept. What changes the task's state and its end still follow.
+        """
 
     @property
     def text_delta(self) -> global___TextDelta:
@@ -308,7 +310,7 @@ global___Cancelling = Cancelling
 
 @typing.final
 class LogTruncated(google.protobuf.message.Message):
-    """The log reached its size limit."""
+    """The log reached its size limit. At most one per attempt."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -171,7 +171,8 @@ class PoolServiceServicer(object):
     def RunStream(self, request, context):
         """As Run, with the task's stream: first accepted (the task id, sent once the
         task is durable), then its log from the beginning, ended by finished.
-        Errors and repeats as Run.
+        Errors and repeats as Run; also RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), and
+        then nothing was made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,7 +206,8 @@ class PoolServiceServicer(object):
     def WatchTask(self, request, context):
         """Streams the task's log after a sequence: history, then live, without gap
         or duplicate, the same bytes whenever it attaches; ends after finished.
-        Headers are sent at once. NOT_FOUND, RESOURCE_EXHAUSTED
+        Headers are sent at once. NOT_FOUND, also in the middle if the task is
+        deleted (TASK_DELETED) before all of its log was read; RESOURCE_EXHAUSTED
         (TOO_MANY_WATCHERS). Safe to repeat from the last sequence seen.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -278,7 +280,7 @@ class PoolServiceServicer(object):
 
     def WatchChain(self, request, context):
         """Streams a chain's progress: the present first, then a snapshot per change,
-        until the end. Errors as GetChainProgress. Safe to repeat.
+        until the end. Errors as GetChainProgress and WatchTask. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -308,8 +310,9 @@ class PoolServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTask(self, request, context):
-        """Deletes a finished task with its log and output; what it cost stays in the
-        ledger. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
+        """Deletes a finished task with its log and output, a chain with its steps;
+        what it cost stays in the ledger. What nobody deletes goes when the
+        operator's retention is over. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
         NOT_FOUND, FAILED_PRECONDITION (TASK_NOT_FINISHED).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -325,7 +328,8 @@ class PoolServiceServicer(object):
 
     def WatchStatus(self, request, context):
         """Streams the pool's status: the present first, then on change, at most once
-        per interval. Never ends by itself. Safe to repeat.
+        per interval. Never ends by itself. RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS).
+        Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,8 @@ class PoolServiceStub:
     ]
     """As Run, with the task's stream: first accepted (the task id, sent once the
     task is durable), then its log from the beginning, ended by finished.
-    Errors and repeats as Run.
+    Errors and repeats as Run; also RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), and
+    then nothing was made.
     """
 
     Submit: grpc.UnaryUnaryMultiCallable[
@@ -84,7 +85,8 @@ class PoolServiceStub:
     ]
     """Streams the task's log after a sequence: history, then live, without gap
     or duplicate, the same bytes whenever it attaches; ends after finished.
-    Headers are sent at once. NOT_FOUND, RESOURCE_EXHAUSTED
+    Headers are sent at once. NOT_FOUND, also in the middle if the task is
+    deleted (TASK_DELETED) before all of its log was read; RESOURCE_EXHAUSTED
     (TOO_MANY_WATCHERS). Safe to repeat from the last sequence seen.
     """
 
@@ -156,7 +158,7 @@ class PoolServiceStub:
         claudepool.v1.pool_service_pb2.WatchChainResponse,
     ]
     """Streams a chain's progress: the present first, then a snapshot per change,
-    until the end. Errors as GetChainProgress. Safe to repeat.
+    until the end. Errors as GetChainProgress and WatchTask. Safe to repeat.
     """
 
     CancelChain: grpc.UnaryUnaryMultiCallable[
@@ -184,8 +186,9 @@ class PoolServiceStub:
         claudepool.v1.pool_service_pb2.DeleteTaskRequest,
         claudepool.v1.pool_service_pb2.DeleteTaskResponse,
     ]
-    """Deletes a finished task with its log and output; what it cost stays in the
-    ledger. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
+    """Deletes a finished task with its log and output, a chain with its steps;
+    what it cost stays in the ledger. What nobody deletes goes when the
+    operator's retention is over. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
     NOT_FOUND, FAILED_PRECONDITION (TASK_NOT_FINISHED).
     """
 
@@ -200,7 +203,8 @@ class PoolServiceStub:
         claudepool.v1.pool_service_pb2.WatchStatusResponse,
     ]
     """Streams the pool's status: the present first, then on change, at most once
-    per interval. Never ends by itself. Safe to repeat.
+    per interval. Never ends by itself. RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS).
+    Safe to repeat.
     """
 
 class PoolServiceAsyncStub:
@@ -235,7 +239,8 @@ class PoolServiceAsyncStub:
     ]
     """As Run, with the task's stream: first accepted (the task id, sent once the
     task is durable), then its log from the beginning, ended by finished.
-    Errors and repeats as Run.
+    Errors and repeats as Run; also RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), and
+    then nothing was made.
     """
 
     Submit: grpc.aio.UnaryUnaryMultiCallable[
@@ -269,7 +274,8 @@ class PoolServiceAsyncStub:
     ]
     """Streams the task's log after a sequence: history, then live, without gap
     or duplicate, the same bytes whenever it attaches; ends after finished.
-    Headers are sent at once. NOT_FOUND, RESOURCE_EXHAUSTED
+    Headers are sent at once. NOT_FOUND, also in the middle if the task is
+    deleted (TASK_DELETED) before all of its log was read; RESOURCE_EXHAUSTED
     (TOO_MANY_WATCHERS). Safe to repeat from the last sequence seen.
     """
 
@@ -341,7 +347,7 @@ class PoolServiceAsyncStub:
         claudepool.v1.pool_service_pb2.WatchChainResponse,
     ]
     """Streams a chain's progress: the present first, then a snapshot per change,
-    until the end. Errors as GetChainProgress. Safe to repeat.
+    until the end. Errors as GetChainProgress and WatchTask. Safe to repeat.
     """
 
     CancelChain: grpc.aio.UnaryUnaryMultiCallable[
@@ -369,8 +375,9 @@ class PoolServiceAsyncStub:
         claudepool.v1.pool_service_pb2.DeleteTaskRequest,
         claudepool.v1.pool_service_pb2.DeleteTaskResponse,
     ]
-    """Deletes a finished task with its log and output; what it cost stays in the
-    ledger. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
+    """Deletes a finished task with its log and output, a chain with its steps;
+    what it cost stays in the ledger. What nobody deletes goes when the
+    operator's retention is over. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
     NOT_FOUND, FAILED_PRECONDITION (TASK_NOT_FINISHED).
     """
 
@@ -385,7 +392,8 @@ class PoolServiceAsyncStub:
         claudepool.v1.pool_service_pb2.WatchStatusResponse,
     ]
     """Streams the pool's status: the present first, then on change, at most once
-    per interval. Never ends by itself. Safe to repeat.
+    per interval. Never ends by itself. RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS).
+    Safe to repeat.
     """
 
 class PoolServiceServicer(metaclass=abc.ABCMeta):
@@ -424,7 +432,8 @@ class PoolServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[claudepool.v1.pool_service_pb2.RunStreamResponse], collections.abc.AsyncIterator[claudepool.v1.pool_service_pb2.RunStreamResponse]]:
         """As Run, with the task's stream: first accepted (the task id, sent once the
         task is durable), then its log from the beginning, ended by finished.
-        Errors and repeats as Run.
+        Errors and repeats as Run; also RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), and
+        then nothing was made.
         """
 
     @abc.abstractmethod
@@ -466,7 +475,8 @@ class PoolServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[claudepool.v1.pool_service_pb2.WatchTaskResponse], collections.abc.AsyncIterator[claudepool.v1.pool_service_pb2.WatchTaskResponse]]:
         """Streams the task's log after a sequence: history, then live, without gap
         or duplicate, the same bytes whenever it attaches; ends after finished.
-        Headers are sent at once. NOT_FOUND, RESOURCE_EXHAUSTED
+        Headers are sent at once. NOT_FOUND, also in the middle if the task is
+        deleted (TASK_DELETED) before all of its log was read; RESOURCE_EXHAUSTED
         (TOO_MANY_WATCHERS). Safe to repeat from the last sequence seen.
         """
 
@@ -554,7 +564,7 @@ class PoolServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[claudepool.v1.pool_service_pb2.WatchChainResponse], collections.abc.AsyncIterator[claudepool.v1.pool_service_pb2.WatchChainResponse]]:
         """Streams a chain's progress: the present first, then a snapshot per change,
-        until the end. Errors as GetChainProgress. Safe to repeat.
+        until the end. Errors as GetChainProgress and WatchTask. Safe to repeat.
         """
 
     @abc.abstractmethod
@@ -590,8 +600,9 @@ class PoolServiceServicer(metaclass=abc.ABCMeta):
         request: claudepool.v1.pool_service_pb2.DeleteTaskRequest,
         context: _ServicerContext,
     ) -> typing.Union[claudepool.v1.pool_service_pb2.DeleteTaskResponse, collections.abc.Awaitable[claudepool.v1.pool_service_pb2.DeleteTaskResponse]]:
-        """Deletes a finished task with its log and output; what it cost stays in the
-        ledger. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
+        """Deletes a finished task with its log and output, a chain with its steps;
+        what it cost stays in the ledger. What nobody deletes goes when the
+        operator's retention is over. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
         NOT_FOUND, FAILED_PRECONDITION (TASK_NOT_FINISHED).
         """
 
@@ -610,7 +621,8 @@ class PoolServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[claudepool.v1.pool_service_pb2.WatchStatusResponse], collections.abc.AsyncIterator[claudepool.v1.pool_service_pb2.WatchStatusResponse]]:
         """Streams the pool's status: the present first, then on change, at most once
-        per interval. Never ends by itself. Safe to repeat.
+        per interval. Never ends by itself. RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS).
+        Safe to repeat.
         """
 
 def add_PoolServiceServicer_to_server(servicer: PoolServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -282,7 +282,9 @@ class RunSettings(google.protobuf.message.Message):
     budget_microdollars: builtins.int
     """Most that the task may cost over all its attempts, in millionths of a US
     dollar. Range: 0 to the operator's ceiling; 0 forbids any paid request.
-    Unset: the pool's default_task_budget. Past it: FAILED, reason BUDGET.
+    Unset: the pool's default_task_budget. Past it: FAILED, reason BUDGET. It
+    is looked at after each API message, so the request that passes it is paid
+    for; an answer that this request completes is given as the result.
     """
     slash_commands: builtins.bool
     """Whether a prompt that begins with "/" is the CLI's command or skill.

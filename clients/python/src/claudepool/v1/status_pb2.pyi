@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 import builtins
+import claudepool.v1.errors_pb2
 import claudepool.v1.task_pb2
 import collections.abc
 import google.protobuf.descriptor
@@ -173,10 +174,13 @@ class Hold(google.protobuf.message.Message):
     UNTIL_FIELD_NUMBER: builtins.int
     ESTIMATED_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
     estimated: builtins.bool
     """Whether that time is a guess."""
     message: builtins.str
     """Why, in one sentence."""
+    reason: claudepool.v1.errors_pb2.FailureReason.ValueType
+    """Why, for machines: RATE_LIMITED."""
     @property
     def until(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it probes again."""
@@ -187,9 +191,10 @@ class Hold(google.protobuf.message.Message):
         until: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         estimated: builtins.bool = ...,
         message: builtins.str = ...,
+        reason: claudepool.v1.errors_pb2.FailureReason.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["until", b"until"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["estimated", b"estimated", "message", b"message", "until", b"until"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["estimated", b"estimated", "message", b"message", "reason", b"reason", "until", b"until"]) -> None: ...
 
 global___Hold = Hold
 

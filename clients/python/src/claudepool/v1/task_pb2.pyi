@@ -494,7 +494,9 @@ class TaskResult(google.protobuf.message.Message):
     """The model that answered."""
     @property
     def usage(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelUsage]:
-        """The same per model."""
+        """The same per model, as far as the attempts told: one that ended without
+        may be missing.
+        """
 
     @property
     def duration(self) -> google.protobuf.duration_pb2.Duration:

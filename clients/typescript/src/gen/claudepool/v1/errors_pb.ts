@@ -48,7 +48,7 @@ export enum ErrorReason {
   PAGE_TOKEN_MISMATCH = 3,
 
   /**
-   * NOT_FOUND. No such task, or it belongs to another caller.
+   * NOT_FOUND. No such task, or it belongs to another caller, or it was deleted.
    *
    * @generated from enum value: ERROR_REASON_TASK_NOT_FOUND = 4;
    */
@@ -175,7 +175,7 @@ export enum ErrorReason {
   QUEUE_FULL = 21,
 
   /**
-   * RESOURCE_EXHAUSTED. Too many watchers. RetryInfo says when to try again.
+   * RESOURCE_EXHAUSTED. Too many streams. RetryInfo says when to try again.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_WATCHERS = 22;
    */

@@ -82,7 +82,8 @@ export type Event = Message<"claudepool.v1.Event"> & {
     case: "cancelling";
   } | {
     /**
-     * The log reached its size limit; nothing but the end follows.
+     * The log reached its size limit: what the attempt says from here on is not
+     * kept. What changes the task's state and its end still follow.
      *
      * @generated from field: claudepool.v1.LogTruncated log_truncated = 14;
      */
@@ -300,7 +301,7 @@ export const CancellingSchema: GenMessage<Cancelling> = /*@__PURE__*/
   messageDesc(file_claudepool_v1_event, 4);
 
 /**
- * The log reached its size limit.
+ * The log reached its size limit. At most one per attempt.
  *
  * @generated from message claudepool.v1.LogTruncated
  */

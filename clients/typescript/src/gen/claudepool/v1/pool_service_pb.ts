@@ -1595,7 +1595,8 @@ export const PoolService: GenService<{
   /**
    * As Run, with the task's stream: first accepted (the task id, sent once the
    * task is durable), then its log from the beginning, ended by finished.
-   * Errors and repeats as Run.
+   * Errors and repeats as Run; also RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS), and
+   * then nothing was made.
    *
    * @generated from rpc claudepool.v1.PoolService.RunStream
    */
@@ -1641,7 +1642,8 @@ export const PoolService: GenService<{
   /**
    * Streams the task's log after a sequence: history, then live, without gap
    * or duplicate, the same bytes whenever it attaches; ends after finished.
-   * Headers are sent at once. NOT_FOUND, RESOURCE_EXHAUSTED
+   * Headers are sent at once. NOT_FOUND, also in the middle if the task is
+   * deleted (TASK_DELETED) before all of its log was read; RESOURCE_EXHAUSTED
    * (TOO_MANY_WATCHERS). Safe to repeat from the last sequence seen.
    *
    * @generated from rpc claudepool.v1.PoolService.WatchTask
@@ -1738,7 +1740,7 @@ export const PoolService: GenService<{
   },
   /**
    * Streams a chain's progress: the present first, then a snapshot per change,
-   * until the end. Errors as GetChainProgress. Safe to repeat.
+   * until the end. Errors as GetChainProgress and WatchTask. Safe to repeat.
    *
    * @generated from rpc claudepool.v1.PoolService.WatchChain
    */
@@ -1780,8 +1782,9 @@ export const PoolService: GenService<{
     output: typeof ListTasksResponseSchema;
   },
   /**
-   * Deletes a finished task with its log and output; what it cost stays in the
-   * ledger. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
+   * Deletes a finished task with its log and output, a chain with its steps;
+   * what it cost stays in the ledger. What nobody deletes goes when the
+   * operator's retention is over. A repeat of its request_id answers NOT_FOUND (TASK_DELETED).
    * NOT_FOUND, FAILED_PRECONDITION (TASK_NOT_FINISHED).
    *
    * @generated from rpc claudepool.v1.PoolService.DeleteTask
@@ -1803,7 +1806,8 @@ export const PoolService: GenService<{
   },
   /**
    * Streams the pool's status: the present first, then on change, at most once
-   * per interval. Never ends by itself. Safe to repeat.
+   * per interval. Never ends by itself. RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS).
+   * Safe to repeat.
    *
    * @generated from rpc claudepool.v1.PoolService.WatchStatus
    */

@@ -211,7 +211,9 @@ export type RunSettings = Message<"claudepool.v1.RunSettings"> & {
   /**
    * Most that the task may cost over all its attempts, in millionths of a US
    * dollar. Range: 0 to the operator's ceiling; 0 forbids any paid request.
-   * Unset: the pool's default_task_budget. Past it: FAILED, reason BUDGET.
+   * Unset: the pool's default_task_budget. Past it: FAILED, reason BUDGET. It
+   * is looked at after each API message, so the request that passes it is paid
+   * for; an answer that this request completes is given as the result.
    *
    * @generated from field: optional int64 budget_microdollars = 12;
    */

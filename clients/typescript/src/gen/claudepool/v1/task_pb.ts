@@ -473,7 +473,8 @@ export type TaskResult = Message<"claudepool.v1.TaskResult"> & {
   costEstimated: boolean;
 
   /**
-   * The same per model.
+   * The same per model, as far as the attempts told: one that ended without
+   * may be missing.
    *
    * @generated from field: repeated claudepool.v1.ModelUsage usage = 8;
    */
