@@ -91,12 +91,12 @@ fn lines_of_any_bytes_are_read_and_no_good_one_is_lost() {
             "{held} bytes held"
         );
 
-        let told = |lines: &[Seen]| -> Vec<Line> {
-            lines.iter().flatten().map(|line| parse(line)).collect()
-        };
-        let held = peak(|| drop(told(&seen)));
-        assert!(held <= BLOAT_MAX * (input.len() + 64), "{held} bytes held");
-        let lines = told(&seen);
+        let mut lines: Vec<Line> = Vec::new();
+        for line in seen.iter().flatten() {
+            let held = peak(|| drop(parse(line)));
+            assert!(held <= BLOAT_MAX * (line.len() + 64), "{held} bytes held");
+            lines.push(parse(line));
+        }
         let Some(Line::Init(init)) = lines.last() else {
             panic!("the good line is lost: {:?}", lines.last());
         };
