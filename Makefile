@@ -150,7 +150,7 @@ clients: $(PROTO_PY)/done $(PROTO_GO)/done $(PROTO_ES)/done ## Generate the clie
 	@for language in go python typescript; do cp LICENSE-APACHE LICENSE-MIT clients/$$language/; done
 
 clients-check: clients ## Show that generating the clients anew changes nothing.
-	@changed=$$(git status --porcelain -- $(PY_OUT)/claudepool/v1 $(PY_OUT)/claudepool/service_config.json $(GO_OUT)/claudepoolv1 $(GO_OUT)/service_config.json $(ES_OUT) clients/*/LICENSE-*); \
+	@changed=$$(git status --porcelain -- $(PY_OUT)/claudepool/v1 $(PY_OUT)/claudepool/service_config.json $(GO_OUT)/claudepoolv1 $(GO_OUT)/service_config.json $(ES_OUT) clients/typescript/conformance/gen clients/*/LICENSE-*); \
 	test -z "$$changed" || { echo "error: generated clients differ from what is committed: run make clients" >&2; echo "$$changed" >&2; exit 1; }
 
 $(PROTO_PY)/done:

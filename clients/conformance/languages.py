@@ -74,6 +74,10 @@ LANGUAGES["Java"] = Language(
 LANGUAGES["Rust"] = Language(
     "rust",
     {"cargo": "Rust 1.90 or newer: https://rustup.rs", "cc": "a C compiler"},
-    [(("cargo", "build", "--locked", "--example", "conformance"), "clients/rust")],
+    [
+        (("cargo", "fmt", "--check"), "clients/rust"),
+        (("cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"), "clients/rust"),
+        (("cargo", "build", "--locked", "--example", "conformance"), "clients/rust"),
+    ],
     [str(Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "clients/rust/target")) / "debug/examples/conformance")],
 )

@@ -198,11 +198,16 @@ async def deadline(pool, step):
 
 
 async def same_bytes(pool, step):
-    disturbed = await collect(pool.watch(step["task_id"]))
     direct = connect(step, direct=True)
-    undisturbed = await collect(direct.watch(step["task_id"]))
+    task_id = await get(direct.submit(step["prompt"]))
+    disturbed = await collect(pool.watch(task_id))
+    undisturbed = await collect(direct.watch(task_id))
+    shared = await collect(direct.watch(step["task_id"]))
     await get(direct.close())
-    return {"disturbed": digest(disturbed), "undisturbed": digest(undisturbed), "events": len(disturbed)}
+    return {
+        "disturbed": digest(disturbed), "undisturbed": digest(undisturbed), "events": len(disturbed),
+        "shared": digest(shared),
+    }
 
 
 async def main():

@@ -285,11 +285,13 @@ async fn see(step: &Value) -> Result<Value, Any> {
             json!({"code": code(&error)})
         }
         "same_bytes" => {
-            let task_id = text(&step["task_id"]);
-            let disturbed = collect(&mut client.watch(task_id, 0)).await?;
             let direct = open(step, "direct")?;
-            let undisturbed = collect(&mut direct.watch(task_id, 0)).await?;
-            json!({"disturbed": digest(&disturbed), "undisturbed": digest(&undisturbed), "events": disturbed.len()})
+            let task_id = direct.submit(task).await?;
+            let disturbed = collect(&mut client.watch(&task_id, 0)).await?;
+            let undisturbed = collect(&mut direct.watch(&task_id, 0)).await?;
+            let shared = collect(&mut direct.watch(text(&step["task_id"]), 0)).await?;
+            json!({"disturbed": digest(&disturbed), "undisturbed": digest(&undisturbed), "events": disturbed.len(),
+                "shared": digest(&shared)})
         }
         other => return Err(format!("no such op: {other}").into()),
     })

@@ -31,7 +31,7 @@ pub struct TaskStream {
 }
 
 enum Call {
-    Run(RunStreamRequest),
+    Run(Box<RunStreamRequest>),
     Watch(WatchTaskRequest),
 }
 
@@ -40,11 +40,11 @@ enum Open {
     Watch(Streaming<WatchTaskResponse>),
 }
 
-/// A message of either RPC.
-enum Item {
-    Accepted(String),
-    Event(Event),
-    Silence,
+/// A message of either RPC; neither: silence.
+#[derive(Default)]
+struct Item {
+    accepted: Option<String>,
+    event: Option<Event>,
 }
 
 impl TaskStream {
@@ -54,7 +54,7 @@ impl TaskStream {
             request_id: request_id(),
             ..RunStreamRequest::default()
         };
-        Self::new(pool, Call::Run(request), String::new())
+        Self::new(pool, Call::Run(Box::new(request)), String::new())
     }
 
     pub(crate) fn watch(pool: PoolServiceClient<Transport>, task_id: String, after: u64) -> Self {
@@ -133,17 +133,16 @@ impl TaskStream {
                 }
             };
             (self.attached, self.pause, self.broken_at) = (true, FIRST_PAUSE, None);
-            match item {
-                Item::Accepted(task_id) => self.task_id = task_id,
-                Item::Event(event) if event.sequence > *self.sequence() => {
-                    *self.sequence() = event.sequence;
-                    if let Some(event::Kind::Finished(_)) = event.kind {
-                        self.ended = true;
-                        self.open = None;
-                    }
-                    return Ok(Some(event));
+            if let Some(task_id) = item.accepted {
+                self.task_id = task_id;
+            }
+            if let Some(event) = item.event.filter(|e| e.sequence > *self.sequence()) {
+                *self.sequence() = event.sequence;
+                if let Some(event::Kind::Finished(_)) = event.kind {
+                    self.ended = true;
+                    self.open = None;
                 }
-                Item::Event(_) | Item::Silence => {}
+                return Ok(Some(event));
             }
         }
         Ok(None)
@@ -164,7 +163,7 @@ impl TaskStream {
             none => {
                 let opened = match &self.call {
                     Call::Run(request) => {
-                        let request = timed(request.clone(), self.deadline);
+                        let request = timed(*request.clone(), self.deadline);
                         Open::Run(self.pool.run_stream(request).await?.into_inner())
                     }
                     Call::Watch(request) => {
@@ -175,23 +174,22 @@ impl TaskStream {
                 none.insert(opened)
             }
         };
+        let mut item = Item::default();
         match open {
-            Open::Run(stream) => {
-                let message = stream.message().await?.ok_or_else(Error::ended_early)?;
-                Ok(match message.item {
-                    Some(run_stream_response::Item::Accepted(it)) => Item::Accepted(it.task_id),
-                    Some(run_stream_response::Item::Event(event)) => Item::Event(event),
-                    _ => Item::Silence,
-                })
-            }
+            Open::Run(stream) => match stream.message().await?.ok_or_else(Error::ended_early)?.item
+            {
+                Some(run_stream_response::Item::Accepted(it)) => item.accepted = Some(it.task_id),
+                Some(run_stream_response::Item::Event(event)) => item.event = Some(event),
+                _ => {}
+            },
             Open::Watch(stream) => {
                 let message = stream.message().await?.ok_or_else(Error::ended_early)?;
-                Ok(match message.item {
-                    Some(watch_task_response::Item::Event(event)) => Item::Event(event),
-                    _ => Item::Silence,
-                })
+                if let Some(watch_task_response::Item::Event(event)) = message.item {
+                    item.event = Some(event);
+                }
             }
         }
+        Ok(item)
     }
 }
 

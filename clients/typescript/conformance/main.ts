@@ -192,11 +192,18 @@ const ops: Record<string, (pool: Client, step: Step) => Promise<object>> = {
     return { code: code(await refusal(pool.run(step.prompt, { timeoutMs: step.timeout_ms }))) };
   },
   async same_bytes(pool, step) {
-    const disturbed = await collect(pool.watch(step.task_id));
     const direct = open(step, step.direct);
-    const undisturbed = await collect(direct.watch(step.task_id));
+    const taskId = await direct.submit(step.prompt);
+    const disturbed = await collect(pool.watch(taskId));
+    const undisturbed = await collect(direct.watch(taskId));
+    const shared = await collect(direct.watch(step.task_id));
     direct.close();
-    return { disturbed: digest(disturbed), undisturbed: digest(undisturbed), events: disturbed.length };
+    return {
+      disturbed: digest(disturbed),
+      undisturbed: digest(undisturbed),
+      events: disturbed.length,
+      shared: digest(shared),
+    };
   },
 };
 

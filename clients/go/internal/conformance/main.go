@@ -317,10 +317,12 @@ var ops = map[string]func(context.Context, *claudepool.Client, step) saw{
 		return saw{"code": code(refused(err))}
 	},
 	"same_bytes": func(ctx context.Context, c *claudepool.Client, s step) saw {
-		disturbed := collect(c.Watch(ctx, s.TaskID, 0))
 		direct := connect(s, s.Direct)
 		defer direct.Close()
-		undisturbed := collect(direct.Watch(ctx, s.TaskID, 0))
-		return saw{"disturbed": digest(disturbed), "undisturbed": digest(undisturbed), "events": len(disturbed)}
+		taskID := get(direct.Submit(ctx, claudepool.Prompt(s.Prompt)))
+		disturbed := collect(c.Watch(ctx, taskID, 0))
+		undisturbed := collect(direct.Watch(ctx, taskID, 0))
+		shared := collect(direct.Watch(ctx, s.TaskID, 0))
+		return saw{"disturbed": digest(disturbed), "undisturbed": digest(undisturbed), "events": len(disturbed), "shared": digest(shared)}
 	},
 }

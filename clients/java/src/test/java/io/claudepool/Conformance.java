@@ -210,11 +210,14 @@ public final class Conformance {
         return Map.of("code", error.code().name());
       }
       case "same_bytes": {
-        List<Event> disturbed = collect(pool.watch(step.task_id));
         try (ClaudepoolClient direct = open(step, step.direct)) {
-          List<Event> undisturbed = collect(direct.watch(step.task_id));
+          String id = direct.submit(task);
+          List<Event> disturbed = collect(pool.watch(id));
+          List<Event> undisturbed = collect(direct.watch(id));
+          List<Event> shared = collect(direct.watch(step.task_id));
           return Map.of(
-              "disturbed", digest(disturbed), "undisturbed", digest(undisturbed), "events", disturbed.size());
+              "disturbed", digest(disturbed), "undisturbed", digest(undisturbed), "events", disturbed.size(),
+              "shared", digest(shared));
         }
       }
       default:
