@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import json
 import sys
+import uuid
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -88,21 +89,32 @@ async def run(pool, step):
     return {"success": result.success, "output": result.output, "failure": failure(result)}
 
 
+def tagged(step):
+    """The step's task with a tag of its own, to count by."""
+    return v1.TaskSpec(prompt=step["prompt"], tags=[str(uuid.uuid4())])
+
+
+async def tasks(pool, task):
+    """How many tasks there are with its tag."""
+    request = v1.ListTasksRequest(filter=v1.TaskFilter(any_tags=task.tags))
+    return len((await get(pool.pool.ListTasks(request))).tasks)
+
+
 async def run_stream(pool, step):
-    stream = pool.run_stream(step["prompt"])
+    task = tagged(step)
+    stream = pool.run_stream(task)
     events = await collect(stream)
     deltas = sum(e.WhichOneof("kind") == "text_delta" for e in events)
     return {
         "text": text(events), "deltas": deltas, "dense": dense(events),
-        "task_id": bool(stream.task_id), "state": state(events),
+        "task_id": bool(stream.task_id), "state": state(events), "tasks": await tasks(pool, task),
     }
 
 
 async def submit_once(pool, step):
-    tag = f"once-{claudepool._core.new_request_id()}"
-    await get(pool.submit(v1.TaskSpec(prompt=step["prompt"], tags=[tag])))
-    listed = await get(pool.pool.ListTasks(v1.ListTasksRequest(filter=v1.TaskFilter(any_tags=[tag]))))
-    return {"tasks": len(listed.tasks)}
+    task = tagged(step)
+    await get(pool.submit(task))
+    return {"tasks": await tasks(pool, task)}
 
 
 async def submit_watch(pool, step):

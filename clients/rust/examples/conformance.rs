@@ -60,29 +60,18 @@ async fn see(step: &Value) -> Result<Value, Any> {
             json!({"success": result.success, "output": result.output, "failure": failure(&result)})
         }
         "run_stream" => {
-            let mut stream = client.run_stream(task);
+            let task = tagged(task);
+            let mut stream = client.run_stream(task.clone());
             let events = collect(&mut stream).await?;
             let said: Vec<_> = events.iter().filter_map(delta).collect();
             json!({"text": said.concat(), "deltas": said.len(), "dense": dense(&events),
-                "task_id": !stream.task_id().is_empty(), "state": state(&events)})
+                "task_id": !stream.task_id().is_empty(), "state": state(&events),
+                "tasks": tasks(&mut client, task).await?})
         }
         "submit_once" => {
-            let tag = format!("once-{}", uuid::Uuid::new_v4());
-            client
-                .submit(pb::TaskSpec {
-                    tags: vec![tag.clone()],
-                    ..task
-                })
-                .await?;
-            let filter = pb::TaskFilter {
-                any_tags: vec![tag],
-                ..Default::default()
-            };
-            let request = pb::ListTasksRequest {
-                filter: Some(filter),
-                ..Default::default()
-            };
-            json!({"tasks": client.pool.list_tasks(request).await?.into_inner().tasks.len()})
+            let task = tagged(task);
+            client.submit(task.clone()).await?;
+            json!({"tasks": tasks(&mut client, task).await?})
         }
         "submit_watch" => {
             let task_id = client.submit(task).await?;
@@ -310,6 +299,31 @@ fn delta(event: &pb::Event) -> Option<&str> {
         Some(Kind::TextDelta(delta)) => Some(&delta.text),
         _ => None,
     }
+}
+
+/// The task with a tag of its own, to count by.
+fn tagged(task: pb::TaskSpec) -> pb::TaskSpec {
+    let tags = vec![uuid::Uuid::new_v4().to_string()];
+    pb::TaskSpec { tags, ..task }
+}
+
+/// How many tasks there are with its tag.
+async fn tasks(client: &mut Client, task: pb::TaskSpec) -> Result<usize, Any> {
+    let filter = pb::TaskFilter {
+        any_tags: task.tags,
+        ..Default::default()
+    };
+    let request = pb::ListTasksRequest {
+        filter: Some(filter),
+        ..Default::default()
+    };
+    Ok(client
+        .pool
+        .list_tasks(request)
+        .await?
+        .into_inner()
+        .tasks
+        .len())
 }
 
 fn dense(events: &[pb::Event]) -> bool {

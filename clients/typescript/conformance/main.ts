@@ -51,6 +51,14 @@ const dense = (events: Event[]) => events.length > 0 && events.every((e, i) => e
 const failure = (result?: TaskResult) => (result?.failure ? FailureReason[result.failure.reason] : "");
 const prompt = (value: string) => ({ input: { case: "prompt" as const, value } });
 
+/** The step's task with a tag of its own, to count by. */
+const tagged = (step: Step) => ({ ...prompt(step.prompt), tags: [randomUUID()] });
+
+/** How many tasks there are with its tag. */
+async function tasks(pool: Client, { tags }: { tags: string[] }): Promise<number> {
+  return (await pool.pool.listTasks({ filter: { anyTags: tags } })).tasks.length;
+}
+
 function state(events: Event[]): string {
   const end = events.at(-1)?.kind;
   return end?.case === "finished" ? (TaskState[end.value.state] ?? "") : "";
@@ -90,7 +98,8 @@ const ops: Record<string, (pool: Client, step: Step) => Promise<object>> = {
     return { success: result.success, output: result.output, failure: failure(result) };
   },
   async run_stream(pool, step) {
-    const stream: TaskStream = pool.runStream(step.prompt);
+    const task = tagged(step);
+    const stream: TaskStream = pool.runStream(task);
     const events = await collect(stream);
     const said = text(events);
     return {
@@ -99,12 +108,13 @@ const ops: Record<string, (pool: Client, step: Step) => Promise<object>> = {
       dense: dense(events),
       task_id: stream.taskId !== "",
       state: state(events),
+      tasks: await tasks(pool, task),
     };
   },
   async submit_once(pool, step) {
-    const tag = `once-${randomUUID()}`;
-    await pool.submit({ ...prompt(step.prompt), tags: [tag] });
-    return { tasks: (await pool.pool.listTasks({ filter: { anyTags: [tag] } })).tasks.length };
+    const task = tagged(step);
+    await pool.submit(task);
+    return { tasks: await tasks(pool, task) };
   },
   async submit_watch(pool, step) {
     const events = await collect(pool.watch(await pool.submit(step.prompt)));

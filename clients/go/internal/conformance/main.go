@@ -176,6 +176,19 @@ func result(ctx context.Context, c *claudepool.Client, taskID string) *pb.TaskRe
 	return get(c.Pool.GetResult(ctx, &pb.GetResultRequest{TaskId: taskID, Wait: wait})).GetResult()
 }
 
+// tagged is the step's task with a tag of its own, to count by.
+func tagged(s step) *pb.TaskSpec {
+	task := claudepool.Prompt(s.Prompt)
+	task.Tags = []string{fmt.Sprintf("go-%d", time.Now().UnixNano())}
+	return task
+}
+
+// tasks tells how many tasks there are with its tag.
+func tasks(ctx context.Context, c *claudepool.Client, task *pb.TaskSpec) int {
+	filter := &pb.TaskFilter{AnyTags: task.GetTags()}
+	return len(get(c.Pool.ListTasks(ctx, &pb.ListTasksRequest{Filter: filter})).GetTasks())
+}
+
 func chainSteps(s step) (steps []*pb.ChainStep) {
 	for _, each := range s.Steps {
 		steps = append(steps, &pb.ChainStep{Name: each.Name, Action: &pb.ChainStep_Prompt{Prompt: each.Prompt}})
@@ -193,7 +206,8 @@ var ops = map[string]func(context.Context, *claudepool.Client, step) saw{
 		return saw{"success": r.GetSuccess(), "output": r.GetOutput(), "failure": failure(r)}
 	},
 	"run_stream": func(ctx context.Context, c *claudepool.Client, s step) saw {
-		stream := c.RunStream(ctx, claudepool.Prompt(s.Prompt))
+		task := tagged(s)
+		stream := c.RunStream(ctx, task)
 		events := collect(stream)
 		text, deltas := "", 0
 		for _, event := range events {
@@ -202,15 +216,12 @@ var ops = map[string]func(context.Context, *claudepool.Client, step) saw{
 				deltas++
 			}
 		}
-		return saw{"text": text, "deltas": deltas, "dense": dense(events), "task_id": stream.TaskID() != "", "state": state(events)}
+		return saw{"text": text, "deltas": deltas, "dense": dense(events), "task_id": stream.TaskID() != "", "state": state(events), "tasks": tasks(ctx, c, task)}
 	},
 	"submit_once": func(ctx context.Context, c *claudepool.Client, s step) saw {
-		tag := fmt.Sprintf("once-go-%d", time.Now().UnixNano())
-		task := claudepool.Prompt(s.Prompt)
-		task.Tags = []string{tag}
+		task := tagged(s)
 		get(c.Submit(ctx, task))
-		listed := get(c.Pool.ListTasks(ctx, &pb.ListTasksRequest{Filter: &pb.TaskFilter{AnyTags: []string{tag}}}))
-		return saw{"tasks": len(listed.GetTasks())}
+		return saw{"tasks": tasks(ctx, c, task)}
 	},
 	"submit_watch": func(ctx context.Context, c *claudepool.Client, s step) saw {
 		taskID := get(c.Submit(ctx, claudepool.Prompt(s.Prompt)))

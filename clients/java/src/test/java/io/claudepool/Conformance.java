@@ -102,19 +102,19 @@ public final class Conformance {
         return Map.of("success", result.getSuccess(), "output", result.getOutput(), "failure", failure(result));
       }
       case "run_stream": {
-        TaskStream stream = pool.runStream(task);
+        TaskSpec tagged = tagged(task);
+        TaskStream stream = pool.runStream(tagged);
         List<Event> events = collect(stream);
         var said = events.stream().filter(Event::hasTextDelta).map(e -> e.getTextDelta().getText()).toList();
         return Map.of(
             "text", String.join("", said), "deltas", said.size(), "dense", dense(events),
-            "task_id", !stream.taskId().isEmpty(), "state", state(events));
+            "task_id", !stream.taskId().isEmpty(), "state", state(events),
+            "tasks", tasks(pool, tagged));
       }
       case "submit_once": {
-        String tag = "once-" + UUID.randomUUID();
-        pool.submit(task.toBuilder().addTags(tag).build());
-        var filter = TaskFilter.newBuilder().addAnyTags(tag);
-        var listed = pool.pool().listTasks(ListTasksRequest.newBuilder().setFilter(filter).build());
-        return Map.of("tasks", listed.getTasksCount());
+        TaskSpec tagged = tagged(task);
+        pool.submit(tagged);
+        return Map.of("tasks", tasks(pool, tagged));
       }
       case "submit_watch": {
         List<Event> events = collect(pool.watch(pool.submit(task)));
@@ -229,6 +229,17 @@ public final class Conformance {
     List<Event> events = new ArrayList<>();
     stream.forEach(events::add);
     return events;
+  }
+
+  /** The task with a tag of its own, to count by. */
+  private static TaskSpec tagged(TaskSpec task) {
+    return task.toBuilder().addTags(UUID.randomUUID().toString()).build();
+  }
+
+  /** How many tasks there are with its tag. */
+  private static int tasks(ClaudepoolClient pool, TaskSpec task) {
+    var filter = TaskFilter.newBuilder().addAllAnyTags(task.getTagsList());
+    return pool.pool().listTasks(ListTasksRequest.newBuilder().setFilter(filter).build()).getTasksCount();
   }
 
   private static boolean dense(List<Event> events) {
