@@ -154,8 +154,10 @@ fn stop_then_kill(list: impl Fn() -> Vec<u32>) -> BTreeSet<u32> {
     stopped
 }
 
-/// Kills everything below this process and reaps it, until nothing is left.
-/// Only for a process whose children are all its own to reap.
+/// Kills everything below this process and reaps it, until the kernel says that
+/// there are no children: a look at all processes that finds none proves nothing,
+/// since one that forks and ends all the time may be in none of the two while it
+/// is looked for. Only for a process whose children are all its own to reap.
 pub(crate) fn end_all_below_us(mut reaped: impl FnMut(Pid, WaitStatus)) {
     let me = std::process::id();
     loop {
@@ -174,9 +176,6 @@ pub(crate) fn end_all_below_us(mut reaped: impl FnMut(Pid, WaitStatus)) {
                 Err(_) => return,
             }
             options = WaitOptions::NOHANG;
-        }
-        if killed.is_empty() {
-            return;
         }
     }
 }
