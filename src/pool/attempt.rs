@@ -275,10 +275,6 @@ impl<'a> Attempt<'a> {
         let mut silence = pin!(sleep_until(stall));
         loop {
             self.log.flush(inner);
-            if !self.log.has_room() {
-                // It may be speaking; it is we who do not listen.
-                stall = Instant::now() + inner.options.stall_timeout;
-            }
             let wanted = tokio::select! {
                 biased;
                 written = self.log.written() => {

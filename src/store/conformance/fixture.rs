@@ -12,7 +12,7 @@ use crate::store::{
     StoreError, Totals,
 };
 use crate::task::apply::{Outcome, submit as submission};
-use crate::task::{Bill, Change, Record, Recovery, Spec, State, Task, TaskEvent, apply};
+use crate::task::{Bill, Change, Record, Spec, Task, TaskEvent, apply};
 
 /// A moment, `seconds` after the tests' beginning of time.
 pub fn at(seconds: i64) -> Timestamp {
@@ -22,40 +22,8 @@ pub fn at(seconds: i64) -> Timestamp {
 /// A task that is ready at once and may cost a cent.
 pub fn queued() -> Task {
     Task {
-        id: TaskId::new(),
-        version: 1,
-        caller: CallerId::from("alice"),
-        state: State::Queued,
-        tags: Vec::new(),
-        group: None,
-        parent: None,
-        place: 0,
-        rank: 1,
-        request: None,
-        create_time: at(0),
-        ready_time: at(0),
-        start_time: None,
-        end_time: None,
-        queue_deadline: None,
-        attached: false,
-        abandon_time: None,
-        attempt: 0,
-        burnt: 0,
-        slot: None,
-        lease: None,
-        session_id: String::new(),
-        saves_session: false,
-        conversation: None,
-        context_revision: 0,
         budget: Microdollars(10_000),
-        reserved: Microdollars::ZERO,
-        cost: Microdollars::ZERO,
-        attempt_cost: Microdollars::ZERO,
-        cost_estimated: false,
-        usage: Vec::new(),
-        session_offset: 0,
-        recovery: Recovery::Restart,
-        last_sequence: 0,
+        ..Task::new(&CallerId::from("alice"), at(0))
     }
 }
 
