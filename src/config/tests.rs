@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use super::*;
+use crate::money::Microdollars;
 
 fn refusal(text: &str) -> String {
     Config::parse(text).unwrap_err().to_string()
