@@ -163,6 +163,7 @@ impl ClaudeSession {
     async fn try_reset(&mut self) -> Result<(), Failure> {
         let limit = self.options.reset_timeout;
         self.settle_requests().await?;
+        let may_have_children = self.conversation.may_have_children();
         let id = Uuid::new_v4().to_string();
         self.conversation.begin_reset(&id);
         // A process that could begin a turn by itself is unclean, and not asked.
@@ -179,6 +180,9 @@ impl ClaudeSession {
         timeout(limit, confirmed)
             .await
             .unwrap_or(Err(Failure::Late(limit)))?;
+        if !may_have_children {
+            return Ok(());
+        }
         let deadline = Instant::now() + HELPERS_LIMIT;
         loop {
             let left = self.leftovers();

@@ -79,6 +79,8 @@ pub(crate) struct Conversation {
     /// It goes on with what another process began.
     resumed: bool,
     unclean: Option<String>,
+    /// Something may have started processes since the last reset.
+    may_have_children: bool,
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +146,12 @@ impl Conversation {
         self.unclean.as_deref()
     }
 
+    /// Whether a tool call, or a turn that did not end by itself, may have left
+    /// processes behind since the last reset. Nothing else starts any.
+    pub(crate) fn may_have_children(&self) -> bool {
+        self.may_have_children
+    }
+
     /// A message of ours with this id begins a turn.
     pub(crate) fn begin(&mut self, message: &str) {
         self.turns += 1;
@@ -202,6 +210,7 @@ impl Conversation {
         self.base = Totals::default();
         self.restored = 0.0;
         self.turns = 0;
+        self.may_have_children = false;
         Ok(())
     }
 
@@ -299,6 +308,7 @@ impl Conversation {
                     && (turn.started || !outcome.messages.is_empty()) =>
             {
                 turn.flush(Some(&outcome.stop_reason), out);
+                self.may_have_children |= outcome.is_error || outcome.subtype != "success";
                 let end = turn_end(turn, outcome, &mut self.base);
                 self.phase = Phase::Idle;
                 out.push_back(Observation::TurnEnded(Box::new(end)));
@@ -313,10 +323,12 @@ impl Conversation {
 
     /// What belongs to a turn. Outside of one it means nothing.
     fn content(&mut self, line: Line, out: &mut VecDeque<Observation>) {
-        if let Line::Assistant(message, _) = &line
-            && let Some(reason) = message.content.iter().find_map(lasting)
-        {
-            self.taint(reason);
+        if let Line::Assistant(message, _) = &line {
+            let mut blocks = message.content.iter();
+            self.may_have_children |= blocks.any(|block| matches!(block, Block::ToolUse { .. }));
+            if let Some(reason) = message.content.iter().find_map(lasting) {
+                self.taint(reason);
+            }
         }
         let Phase::Turn(turn) = &mut self.phase else {
             return;

@@ -455,3 +455,27 @@ fn what_outlives_a_reset_makes_the_process_unclean() {
     ));
     assert_eq!(talk.conversation.unclean(), None);
 }
+
+#[test]
+fn only_a_tool_or_a_turn_that_failed_may_have_left_processes() {
+    let end = |is_error: bool| {
+        json!({"type": "result", "subtype": if is_error { "error_during_execution" } else { "success" },
+            "is_error": is_error, "session_id": "s1", "total_cost_usd": 0.1, "usage": {}})
+    };
+    let mut plain = in_turn();
+    plain.hear(text_delta("hello"));
+    plain.hear(end(false));
+    assert!(!plain.conversation.may_have_children());
+
+    let mut with_tool = in_turn();
+    with_tool.hear(
+        json!({"type": "assistant", "message": {"id": "m", "content": [
+        {"type": "tool_use", "id": "t", "name": "Bash", "input": {"command": "sleep 9 &"}}]}}),
+    );
+    with_tool.hear(end(false));
+    assert!(with_tool.conversation.may_have_children());
+
+    let mut interrupted = in_turn();
+    interrupted.hear(end(true));
+    assert!(interrupted.conversation.may_have_children());
+}
