@@ -156,6 +156,7 @@ fn main() -> Result<(), Failure> {
         rounds,
     };
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(claudepool::cli::worker_threads())
         .enable_all()
         .build()?
         .block_on(bench(&program, &size))
