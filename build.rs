@@ -1,7 +1,13 @@
 //! Compiles `proto/` to Rust without an installed `protoc`, and keeps the
 //! descriptor set, comments included, for reflection.
 
+use std::fmt::Write;
 use std::{env, fs, path::PathBuf};
+
+use protox::prost_reflect::{DescriptorPool, MethodDescriptor, Value};
+
+/// `MethodOptions.IdempotencyLevel.NO_SIDE_EFFECTS` of descriptor.proto.
+const NO_SIDE_EFFECTS: i32 = 1;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -20,6 +26,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         out.join("claudepool_descriptor.bin"),
         compiler.encode_file_descriptor_set(),
     )?;
+
+    fs::write(out.join("scopes.rs"), scopes(&compiler.descriptor_pool())?)?;
 
     let messages = out.join("messages");
     fs::create_dir_all(&messages)?;
@@ -53,4 +61,56 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .compile_fds(compiler.file_descriptor_set())?;
     }
     Ok(())
+}
+
+/// The table of methods: path, the scopes of which one is needed, whether it
+/// changes anything. A method without scopes fails the build.
+fn scopes(pool: &DescriptorPool) -> Result<String, Box<dyn std::error::Error>> {
+    let mut table = String::from("&[\n");
+    for service in pool.services() {
+        for method in service.methods() {
+            let path = format!("/{}/{}", service.full_name(), method.name());
+            let scopes = scopes_of(pool, &method)?;
+            if scopes.is_empty() {
+                return Err(format!("{path} has no option (claudepool.v1.scopes)").into());
+            }
+            let told = method.method_descriptor_proto().options.as_ref();
+            let changes = told.is_none_or(|o| o.idempotency_level != Some(NO_SIDE_EFFECTS));
+            writeln!(
+                table,
+                "Method {{ path: {path:?}, scopes: &[{}], changes: {changes} }},",
+                scopes.join(", ")
+            )?;
+        }
+    }
+    table.push_str("]\n");
+    Ok(table)
+}
+
+/// The scopes of a method, as paths of our generated enum.
+fn scopes_of(
+    pool: &DescriptorPool,
+    method: &MethodDescriptor,
+) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let option = pool
+        .get_extension_by_name("claudepool.v1.scopes")
+        .ok_or("proto/claudepool/v1/scope.proto defines no scopes")?;
+    let kind = pool
+        .get_enum_by_name("claudepool.v1.Scope")
+        .ok_or("proto/claudepool/v1/scope.proto defines no Scope")?;
+    let options = method.options();
+    let Value::List(numbers) = options.get_extension(&option).into_owned() else {
+        return Err("(claudepool.v1.scopes) is not repeated".into());
+    };
+    numbers
+        .iter()
+        .map(|number| {
+            let number = number.as_enum_number().unwrap_or_default();
+            let value = kind.get_value(number).filter(|_| number != 0);
+            let value = value.ok_or_else(|| format!("{} has no such scope", method.full_name()))?;
+            let name = value.name().trim_start_matches("SCOPE_").to_lowercase();
+            let (first, rest) = name.split_at(1);
+            Ok(format!("Scope::{}{rest}", first.to_uppercase()))
+        })
+        .collect()
 }

@@ -505,6 +505,7 @@ pub fn task(record: Record, shown: Shown) -> pb::Task {
         context_revision: revision(task.context_revision),
         abandon_time: task.abandon_time.map(Timestamp::to_proto),
         chain,
+        caller: task.caller.0,
     }
 }
 

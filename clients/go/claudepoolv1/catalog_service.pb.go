@@ -1097,7 +1097,7 @@ var File_claudepool_v1_catalog_service_proto protoreflect.FileDescriptor
 
 const file_claudepool_v1_catalog_service_proto_rawDesc = "" +
 	"\n" +
-	"#claudepool/v1/catalog_service.proto\x12\rclaudepool.v1\x1a\x19claudepool/v1/chain.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x01\n" +
+	"#claudepool/v1/catalog_service.proto\x12\rclaudepool.v1\x1a\x19claudepool/v1/chain.proto\x1a\x19claudepool/v1/scope.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x01\n" +
 	"\bArgument\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
@@ -1159,17 +1159,17 @@ const file_claudepool_v1_catalog_service_proto_rawDesc = "" +
 	"\x1aCATALOG_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16CATALOG_SOURCE_BUILTIN\x10\x01\x12\x19\n" +
 	"\x15CATALOG_SOURCE_FOLDER\x10\x02\x12\x19\n" +
-	"\x15CATALOG_SOURCE_STORED\x10\x032\xce\x05\n" +
-	"\x0eCatalogService\x12K\n" +
-	"\bPutSkill\x12\x1e.claudepool.v1.PutSkillRequest\x1a\x1f.claudepool.v1.PutSkillResponse\x12P\n" +
-	"\bGetSkill\x12\x1e.claudepool.v1.GetSkillRequest\x1a\x1f.claudepool.v1.GetSkillResponse\"\x03\x90\x02\x01\x12V\n" +
+	"\x15CATALOG_SOURCE_STORED\x10\x032\xfe\x05\n" +
+	"\x0eCatalogService\x12R\n" +
+	"\bPutSkill\x12\x1e.claudepool.v1.PutSkillRequest\x1a\x1f.claudepool.v1.PutSkillResponse\"\x05\x9a\xb8\x18\x01\x04\x12U\n" +
+	"\bGetSkill\x12\x1e.claudepool.v1.GetSkillRequest\x1a\x1f.claudepool.v1.GetSkillResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12[\n" +
 	"\n" +
-	"ListSkills\x12 .claudepool.v1.ListSkillsRequest\x1a!.claudepool.v1.ListSkillsResponse\"\x03\x90\x02\x01\x12T\n" +
-	"\vDeleteSkill\x12!.claudepool.v1.DeleteSkillRequest\x1a\".claudepool.v1.DeleteSkillResponse\x12T\n" +
-	"\vPutWorkflow\x12!.claudepool.v1.PutWorkflowRequest\x1a\".claudepool.v1.PutWorkflowResponse\x12Y\n" +
-	"\vGetWorkflow\x12!.claudepool.v1.GetWorkflowRequest\x1a\".claudepool.v1.GetWorkflowResponse\"\x03\x90\x02\x01\x12_\n" +
-	"\rListWorkflows\x12#.claudepool.v1.ListWorkflowsRequest\x1a$.claudepool.v1.ListWorkflowsResponse\"\x03\x90\x02\x01\x12]\n" +
-	"\x0eDeleteWorkflow\x12$.claudepool.v1.DeleteWorkflowRequest\x1a%.claudepool.v1.DeleteWorkflowResponseb\x06proto3"
+	"ListSkills\x12 .claudepool.v1.ListSkillsRequest\x1a!.claudepool.v1.ListSkillsResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12[\n" +
+	"\vDeleteSkill\x12!.claudepool.v1.DeleteSkillRequest\x1a\".claudepool.v1.DeleteSkillResponse\"\x05\x9a\xb8\x18\x01\x04\x12[\n" +
+	"\vPutWorkflow\x12!.claudepool.v1.PutWorkflowRequest\x1a\".claudepool.v1.PutWorkflowResponse\"\x05\x9a\xb8\x18\x01\x04\x12^\n" +
+	"\vGetWorkflow\x12!.claudepool.v1.GetWorkflowRequest\x1a\".claudepool.v1.GetWorkflowResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12d\n" +
+	"\rListWorkflows\x12#.claudepool.v1.ListWorkflowsRequest\x1a$.claudepool.v1.ListWorkflowsResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12d\n" +
+	"\x0eDeleteWorkflow\x12$.claudepool.v1.DeleteWorkflowRequest\x1a%.claudepool.v1.DeleteWorkflowResponse\"\x05\x9a\xb8\x18\x01\x04b\x06proto3"
 
 var (
 	file_claudepool_v1_catalog_service_proto_rawDescOnce sync.Once
@@ -1254,6 +1254,7 @@ func file_claudepool_v1_catalog_service_proto_init() {
 		return
 	}
 	file_claudepool_v1_chain_proto_init()
+	file_claudepool_v1_scope_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

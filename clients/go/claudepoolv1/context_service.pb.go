@@ -494,7 +494,7 @@ var File_claudepool_v1_context_service_proto protoreflect.FileDescriptor
 
 const file_claudepool_v1_context_service_proto_rawDesc = "" +
 	"\n" +
-	"#claudepool/v1/context_service.proto\x12\rclaudepool.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n" +
+	"#claudepool/v1/context_service.proto\x12\rclaudepool.v1\x1a\x19claudepool/v1/scope.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n" +
 	"\fContextEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12;\n" +
@@ -520,14 +520,14 @@ const file_claudepool_v1_context_service_proto_rawDesc = "" +
 	"\x13ListContextResponse\x125\n" +
 	"\aentries\x18\x01 \x03(\v2\x1b.claudepool.v1.ContextEntryR\aentries\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision2\xf2\x02\n" +
-	"\x0eContextService\x12Q\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision2\x8a\x03\n" +
+	"\x0eContextService\x12X\n" +
 	"\n" +
-	"SetContext\x12 .claudepool.v1.SetContextRequest\x1a!.claudepool.v1.SetContextResponse\x12V\n" +
+	"SetContext\x12 .claudepool.v1.SetContextRequest\x1a!.claudepool.v1.SetContextResponse\"\x05\x9a\xb8\x18\x01\x04\x12[\n" +
 	"\n" +
-	"GetContext\x12 .claudepool.v1.GetContextRequest\x1a!.claudepool.v1.GetContextResponse\"\x03\x90\x02\x01\x12Z\n" +
-	"\rDeleteContext\x12#.claudepool.v1.DeleteContextRequest\x1a$.claudepool.v1.DeleteContextResponse\x12Y\n" +
-	"\vListContext\x12!.claudepool.v1.ListContextRequest\x1a\".claudepool.v1.ListContextResponse\"\x03\x90\x02\x01b\x06proto3"
+	"GetContext\x12 .claudepool.v1.GetContextRequest\x1a!.claudepool.v1.GetContextResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12a\n" +
+	"\rDeleteContext\x12#.claudepool.v1.DeleteContextRequest\x1a$.claudepool.v1.DeleteContextResponse\"\x05\x9a\xb8\x18\x01\x04\x12^\n" +
+	"\vListContext\x12!.claudepool.v1.ListContextRequest\x1a\".claudepool.v1.ListContextResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01b\x06proto3"
 
 var (
 	file_claudepool_v1_context_service_proto_rawDescOnce sync.Once
@@ -578,6 +578,7 @@ func file_claudepool_v1_context_service_proto_init() {
 	if File_claudepool_v1_context_service_proto != nil {
 		return
 	}
+	file_claudepool_v1_scope_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

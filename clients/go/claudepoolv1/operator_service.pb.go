@@ -1359,7 +1359,7 @@ var File_claudepool_v1_operator_service_proto protoreflect.FileDescriptor
 
 const file_claudepool_v1_operator_service_proto_rawDesc = "" +
 	"\n" +
-	"$claudepool/v1/operator_service.proto\x12\rclaudepool.v1\x1a\x1aclaudepool/v1/status.proto\x1a\x1egoogle/protobuf/duration.proto\"^\n" +
+	"$claudepool/v1/operator_service.proto\x12\rclaudepool.v1\x1a\x19claudepool/v1/scope.proto\x1a\x1aclaudepool/v1/status.proto\x1a\x1egoogle/protobuf/duration.proto\"^\n" +
 	"\x0eScaleUpRequest\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x05R\x05count\x12\x1d\n" +
 	"\n" +
@@ -1431,21 +1431,21 @@ const file_claudepool_v1_operator_service_proto_rawDesc = "" +
 	"\x0ftasks_completed\x18\x01 \x01(\x03R\x0etasksCompleted\x126\n" +
 	"\x17total_cost_microdollars\x18\x02 \x01(\x03R\x15totalCostMicrodollars\x12\x1d\n" +
 	"\n" +
-	"tasks_left\x18\x03 \x01(\x03R\ttasksLeft2\xb9\b\n" +
-	"\x0fOperatorService\x12H\n" +
-	"\aScaleUp\x12\x1d.claudepool.v1.ScaleUpRequest\x1a\x1e.claudepool.v1.ScaleUpResponse\x12N\n" +
-	"\tScaleDown\x12\x1f.claudepool.v1.ScaleDownRequest\x1a .claudepool.v1.ScaleDownResponse\x12]\n" +
-	"\x0eSetTargetSlots\x12$.claudepool.v1.SetTargetSlotsRequest\x1a%.claudepool.v1.SetTargetSlotsResponse\x12S\n" +
-	"\tListSlots\x12\x1f.claudepool.v1.ListSlotsRequest\x1a .claudepool.v1.ListSlotsResponse\"\x03\x90\x02\x01\x12M\n" +
-	"\aGetSlot\x12\x1d.claudepool.v1.GetSlotRequest\x1a\x1e.claudepool.v1.GetSlotResponse\"\x03\x90\x02\x01\x12T\n" +
-	"\vRestartSlot\x12!.claudepool.v1.RestartSlotRequest\x1a\".claudepool.v1.RestartSlotResponse\x12`\n" +
-	"\x0fStartSupervisor\x12%.claudepool.v1.StartSupervisorRequest\x1a&.claudepool.v1.StartSupervisorResponse\x12]\n" +
-	"\x0eStopSupervisor\x12$.claudepool.v1.StopSupervisorRequest\x1a%.claudepool.v1.StopSupervisorResponse\x12B\n" +
-	"\x05Pause\x12\x1b.claudepool.v1.PauseRequest\x1a\x1c.claudepool.v1.PauseResponse\x12E\n" +
-	"\x06Resume\x12\x1c.claudepool.v1.ResumeRequest\x1a\x1d.claudepool.v1.ResumeResponse\x12N\n" +
-	"\tSetBudget\x12\x1f.claudepool.v1.SetBudgetRequest\x1a .claudepool.v1.SetBudgetResponse\x12S\n" +
-	"\tGetConfig\x12\x1f.claudepool.v1.GetConfigRequest\x1a .claudepool.v1.GetConfigResponse\"\x03\x90\x02\x01\x12B\n" +
-	"\x05Drain\x12\x1b.claudepool.v1.DrainRequest\x1a\x1c.claudepool.v1.DrainResponseb\x06proto3"
+	"tasks_left\x18\x03 \x01(\x03R\ttasksLeft2\x8e\t\n" +
+	"\x0fOperatorService\x12O\n" +
+	"\aScaleUp\x12\x1d.claudepool.v1.ScaleUpRequest\x1a\x1e.claudepool.v1.ScaleUpResponse\"\x05\x9a\xb8\x18\x01\x03\x12U\n" +
+	"\tScaleDown\x12\x1f.claudepool.v1.ScaleDownRequest\x1a .claudepool.v1.ScaleDownResponse\"\x05\x9a\xb8\x18\x01\x03\x12d\n" +
+	"\x0eSetTargetSlots\x12$.claudepool.v1.SetTargetSlotsRequest\x1a%.claudepool.v1.SetTargetSlotsResponse\"\x05\x9a\xb8\x18\x01\x03\x12X\n" +
+	"\tListSlots\x12\x1f.claudepool.v1.ListSlotsRequest\x1a .claudepool.v1.ListSlotsResponse\"\b\x9a\xb8\x18\x01\x03\x90\x02\x01\x12R\n" +
+	"\aGetSlot\x12\x1d.claudepool.v1.GetSlotRequest\x1a\x1e.claudepool.v1.GetSlotResponse\"\b\x9a\xb8\x18\x01\x03\x90\x02\x01\x12[\n" +
+	"\vRestartSlot\x12!.claudepool.v1.RestartSlotRequest\x1a\".claudepool.v1.RestartSlotResponse\"\x05\x9a\xb8\x18\x01\x03\x12g\n" +
+	"\x0fStartSupervisor\x12%.claudepool.v1.StartSupervisorRequest\x1a&.claudepool.v1.StartSupervisorResponse\"\x05\x9a\xb8\x18\x01\x03\x12d\n" +
+	"\x0eStopSupervisor\x12$.claudepool.v1.StopSupervisorRequest\x1a%.claudepool.v1.StopSupervisorResponse\"\x05\x9a\xb8\x18\x01\x03\x12I\n" +
+	"\x05Pause\x12\x1b.claudepool.v1.PauseRequest\x1a\x1c.claudepool.v1.PauseResponse\"\x05\x9a\xb8\x18\x01\x03\x12L\n" +
+	"\x06Resume\x12\x1c.claudepool.v1.ResumeRequest\x1a\x1d.claudepool.v1.ResumeResponse\"\x05\x9a\xb8\x18\x01\x03\x12U\n" +
+	"\tSetBudget\x12\x1f.claudepool.v1.SetBudgetRequest\x1a .claudepool.v1.SetBudgetResponse\"\x05\x9a\xb8\x18\x01\x03\x12X\n" +
+	"\tGetConfig\x12\x1f.claudepool.v1.GetConfigRequest\x1a .claudepool.v1.GetConfigResponse\"\b\x9a\xb8\x18\x01\x03\x90\x02\x01\x12I\n" +
+	"\x05Drain\x12\x1b.claudepool.v1.DrainRequest\x1a\x1c.claudepool.v1.DrainResponse\"\x05\x9a\xb8\x18\x01\x03b\x06proto3"
 
 var (
 	file_claudepool_v1_operator_service_proto_rawDescOnce sync.Once
@@ -1535,6 +1535,7 @@ func file_claudepool_v1_operator_service_proto_init() {
 	if File_claudepool_v1_operator_service_proto != nil {
 		return
 	}
+	file_claudepool_v1_scope_proto_init()
 	file_claudepool_v1_status_proto_init()
 	file_claudepool_v1_operator_service_proto_msgTypes[20].OneofWrappers = []any{}
 	file_claudepool_v1_operator_service_proto_msgTypes[21].OneofWrappers = []any{}

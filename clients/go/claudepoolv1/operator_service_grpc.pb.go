@@ -38,7 +38,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// The pool's operation. Every error carries ErrorInfo; see ErrorReason.
+// The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
+// tell of every caller's work and of the machine. Every error carries ErrorInfo;
+// see ErrorReason.
 // node_id names the server meant; empty: the one that answers.
 type OperatorServiceClient interface {
 	// Adds slots. Refused before anything changes when the total would pass
@@ -223,7 +225,9 @@ func (c *operatorServiceClient) Drain(ctx context.Context, in *DrainRequest, opt
 // All implementations must embed UnimplementedOperatorServiceServer
 // for forward compatibility.
 //
-// The pool's operation. Every error carries ErrorInfo; see ErrorReason.
+// The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
+// tell of every caller's work and of the machine. Every error carries ErrorInfo;
+// see ErrorReason.
 // node_id names the server meant; empty: the one that answers.
 type OperatorServiceServer interface {
 	// Adds slots. Refused before anything changes when the total would pass

@@ -3069,7 +3069,7 @@ var File_claudepool_v1_pool_service_proto protoreflect.FileDescriptor
 
 const file_claudepool_v1_pool_service_proto_rawDesc = "" +
 	"\n" +
-	" claudepool/v1/pool_service.proto\x12\rclaudepool.v1\x1a\x19claudepool/v1/chain.proto\x1a\x19claudepool/v1/event.proto\x1a\x1cclaudepool/v1/settings.proto\x1a\x1aclaudepool/v1/status.proto\x1a\x18claudepool/v1/task.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"p\n" +
+	" claudepool/v1/pool_service.proto\x12\rclaudepool.v1\x1a\x19claudepool/v1/chain.proto\x1a\x19claudepool/v1/event.proto\x1a\x19claudepool/v1/scope.proto\x1a\x1cclaudepool/v1/settings.proto\x1a\x1aclaudepool/v1/status.proto\x1a\x18claudepool/v1/task.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"p\n" +
 	"\n" +
 	"RunRequest\x12+\n" +
 	"\x04task\x18\x01 \x01(\v2\x17.claudepool.v1.TaskSpecR\x04task\x12\x1d\n" +
@@ -3253,31 +3253,31 @@ const file_claudepool_v1_pool_service_proto_rawDesc = "" +
 	"\bTaskView\x12\x19\n" +
 	"\x15TASK_VIEW_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fTASK_VIEW_BASIC\x10\x01\x12\x12\n" +
-	"\x0eTASK_VIEW_FULL\x10\x022\x8f\r\n" +
-	"\vPoolService\x12<\n" +
-	"\x03Run\x12\x19.claudepool.v1.RunRequest\x1a\x1a.claudepool.v1.RunResponse\x12P\n" +
-	"\tRunStream\x12\x1f.claudepool.v1.RunStreamRequest\x1a .claudepool.v1.RunStreamResponse0\x01\x12E\n" +
-	"\x06Submit\x12\x1c.claudepool.v1.SubmitRequest\x1a\x1d.claudepool.v1.SubmitResponse\x12S\n" +
-	"\tGetResult\x12\x1f.claudepool.v1.GetResultRequest\x1a .claudepool.v1.GetResultResponse\"\x03\x90\x02\x01\x12X\n" +
+	"\x0eTASK_VIEW_FULL\x10\x022\x8c\x0e\n" +
+	"\vPoolService\x12C\n" +
+	"\x03Run\x12\x19.claudepool.v1.RunRequest\x1a\x1a.claudepool.v1.RunResponse\"\x05\x9a\xb8\x18\x01\x02\x12W\n" +
+	"\tRunStream\x12\x1f.claudepool.v1.RunStreamRequest\x1a .claudepool.v1.RunStreamResponse\"\x05\x9a\xb8\x18\x01\x020\x01\x12L\n" +
+	"\x06Submit\x12\x1c.claudepool.v1.SubmitRequest\x1a\x1d.claudepool.v1.SubmitResponse\"\x05\x9a\xb8\x18\x01\x02\x12X\n" +
+	"\tGetResult\x12\x1f.claudepool.v1.GetResultRequest\x1a .claudepool.v1.GetResultResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12]\n" +
 	"\n" +
-	"ReadOutput\x12 .claudepool.v1.ReadOutputRequest\x1a!.claudepool.v1.ReadOutputResponse\"\x03\x90\x02\x010\x01\x12U\n" +
-	"\tWatchTask\x12\x1f.claudepool.v1.WatchTaskRequest\x1a .claudepool.v1.WatchTaskResponse\"\x03\x90\x02\x010\x01\x12E\n" +
-	"\x06Cancel\x12\x1c.claudepool.v1.CancelRequest\x1a\x1d.claudepool.v1.CancelResponse\x12B\n" +
-	"\x05Retry\x12\x1b.claudepool.v1.RetryRequest\x1a\x1c.claudepool.v1.RetryResponse\x12G\n" +
-	"\x06FanOut\x12\x1c.claudepool.v1.FanOutRequest\x1a\x1d.claudepool.v1.FanOutResponse0\x01\x12T\n" +
-	"\vSubmitChain\x12!.claudepool.v1.SubmitChainRequest\x1a\".claudepool.v1.SubmitChainResponse\x12W\n" +
-	"\fFanOutChains\x12\".claudepool.v1.FanOutChainsRequest\x1a#.claudepool.v1.FanOutChainsResponse\x12]\n" +
-	"\x0eSubmitWorkflow\x12$.claudepool.v1.SubmitWorkflowRequest\x1a%.claudepool.v1.SubmitWorkflowResponse\x12h\n" +
-	"\x10GetChainProgress\x12&.claudepool.v1.GetChainProgressRequest\x1a'.claudepool.v1.GetChainProgressResponse\"\x03\x90\x02\x01\x12X\n" +
+	"ReadOutput\x12 .claudepool.v1.ReadOutputRequest\x1a!.claudepool.v1.ReadOutputResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x010\x01\x12Z\n" +
+	"\tWatchTask\x12\x1f.claudepool.v1.WatchTaskRequest\x1a .claudepool.v1.WatchTaskResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x010\x01\x12M\n" +
+	"\x06Cancel\x12\x1c.claudepool.v1.CancelRequest\x1a\x1d.claudepool.v1.CancelResponse\"\x06\x9a\xb8\x18\x02\x02\x03\x12I\n" +
+	"\x05Retry\x12\x1b.claudepool.v1.RetryRequest\x1a\x1c.claudepool.v1.RetryResponse\"\x05\x9a\xb8\x18\x01\x02\x12N\n" +
+	"\x06FanOut\x12\x1c.claudepool.v1.FanOutRequest\x1a\x1d.claudepool.v1.FanOutResponse\"\x05\x9a\xb8\x18\x01\x020\x01\x12[\n" +
+	"\vSubmitChain\x12!.claudepool.v1.SubmitChainRequest\x1a\".claudepool.v1.SubmitChainResponse\"\x05\x9a\xb8\x18\x01\x02\x12^\n" +
+	"\fFanOutChains\x12\".claudepool.v1.FanOutChainsRequest\x1a#.claudepool.v1.FanOutChainsResponse\"\x05\x9a\xb8\x18\x01\x02\x12d\n" +
+	"\x0eSubmitWorkflow\x12$.claudepool.v1.SubmitWorkflowRequest\x1a%.claudepool.v1.SubmitWorkflowResponse\"\x05\x9a\xb8\x18\x01\x02\x12m\n" +
+	"\x10GetChainProgress\x12&.claudepool.v1.GetChainProgressRequest\x1a'.claudepool.v1.GetChainProgressResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12]\n" +
 	"\n" +
-	"WatchChain\x12 .claudepool.v1.WatchChainRequest\x1a!.claudepool.v1.WatchChainResponse\"\x03\x90\x02\x010\x01\x12T\n" +
-	"\vCancelChain\x12!.claudepool.v1.CancelChainRequest\x1a\".claudepool.v1.CancelChainResponse\x12M\n" +
-	"\aGetTask\x12\x1d.claudepool.v1.GetTaskRequest\x1a\x1e.claudepool.v1.GetTaskResponse\"\x03\x90\x02\x01\x12S\n" +
-	"\tListTasks\x12\x1f.claudepool.v1.ListTasksRequest\x1a .claudepool.v1.ListTasksResponse\"\x03\x90\x02\x01\x12Q\n" +
+	"WatchChain\x12 .claudepool.v1.WatchChainRequest\x1a!.claudepool.v1.WatchChainResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x010\x01\x12\\\n" +
+	"\vCancelChain\x12!.claudepool.v1.CancelChainRequest\x1a\".claudepool.v1.CancelChainResponse\"\x06\x9a\xb8\x18\x02\x02\x03\x12R\n" +
+	"\aGetTask\x12\x1d.claudepool.v1.GetTaskRequest\x1a\x1e.claudepool.v1.GetTaskResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12X\n" +
+	"\tListTasks\x12\x1f.claudepool.v1.ListTasksRequest\x1a .claudepool.v1.ListTasksResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12Y\n" +
 	"\n" +
-	"DeleteTask\x12 .claudepool.v1.DeleteTaskRequest\x1a!.claudepool.v1.DeleteTaskResponse\x12S\n" +
-	"\tGetStatus\x12\x1f.claudepool.v1.GetStatusRequest\x1a .claudepool.v1.GetStatusResponse\"\x03\x90\x02\x01\x12[\n" +
-	"\vWatchStatus\x12!.claudepool.v1.WatchStatusRequest\x1a\".claudepool.v1.WatchStatusResponse\"\x03\x90\x02\x010\x01b\x06proto3"
+	"DeleteTask\x12 .claudepool.v1.DeleteTaskRequest\x1a!.claudepool.v1.DeleteTaskResponse\"\x06\x9a\xb8\x18\x02\x02\x03\x12X\n" +
+	"\tGetStatus\x12\x1f.claudepool.v1.GetStatusRequest\x1a .claudepool.v1.GetStatusResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x01\x12`\n" +
+	"\vWatchStatus\x12!.claudepool.v1.WatchStatusRequest\x1a\".claudepool.v1.WatchStatusResponse\"\b\x9a\xb8\x18\x01\x01\x90\x02\x010\x01b\x06proto3"
 
 var (
 	file_claudepool_v1_pool_service_proto_rawDescOnce sync.Once
@@ -3468,6 +3468,7 @@ func file_claudepool_v1_pool_service_proto_init() {
 	}
 	file_claudepool_v1_chain_proto_init()
 	file_claudepool_v1_event_proto_init()
+	file_claudepool_v1_scope_proto_init()
 	file_claudepool_v1_settings_proto_init()
 	file_claudepool_v1_status_proto_init()
 	file_claudepool_v1_task_proto_init()

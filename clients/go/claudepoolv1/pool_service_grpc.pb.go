@@ -45,7 +45,11 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Work for callers. Every error carries ErrorInfo; see ErrorReason.
+// Work for callers: each sees and touches its own tasks; one with SCOPE_OPERATE
+// sees every caller's, and may cancel and delete them. Another caller's task is
+// NOT_FOUND. Every error carries ErrorInfo; see ErrorReason.
+//
+// Any method: UNAUTHENTICATED (CREDENTIALS), PERMISSION_DENIED (SCOPE_MISSING).
 //
 // A request_id (UUID text) makes a call safe to repeat: for 24 h the same id
 // with the same payload gives the same task, whatever became of the first
@@ -404,7 +408,11 @@ type PoolService_WatchStatusClient = grpc.ServerStreamingClient[WatchStatusRespo
 // All implementations must embed UnimplementedPoolServiceServer
 // for forward compatibility.
 //
-// Work for callers. Every error carries ErrorInfo; see ErrorReason.
+// Work for callers: each sees and touches its own tasks; one with SCOPE_OPERATE
+// sees every caller's, and may cancel and delete them. Another caller's task is
+// NOT_FOUND. Every error carries ErrorInfo; see ErrorReason.
+//
+// Any method: UNAUTHENTICATED (CREDENTIALS), PERMISSION_DENIED (SCOPE_MISSING).
 //
 // A request_id (UUID text) makes a call safe to repeat: for 24 h the same id
 // with the same payload gives the same task, whatever became of the first

@@ -1183,7 +1183,10 @@ type Task struct {
 	// it is not going to be cancelled for that. Output only.
 	AbandonTime *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=abandon_time,json=abandonTime,proto3" json:"abandon_time,omitempty"`
 	// For a chain: its steps as expanded at submit. Absent in the BASIC view.
-	Chain         *ChainSpec `protobuf:"bytes,23,opt,name=chain,proto3" json:"chain,omitempty"`
+	Chain *ChainSpec `protobuf:"bytes,23,opt,name=chain,proto3" json:"chain,omitempty"`
+	// Who made it: the name of a token or of a certificate. Empty: it was made
+	// without authentication. Output only.
+	Caller        string `protobuf:"bytes,24,opt,name=caller,proto3" json:"caller,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1379,6 +1382,13 @@ func (x *Task) GetChain() *ChainSpec {
 	return nil
 }
 
+func (x *Task) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
 var File_claudepool_v1_task_proto protoreflect.FileDescriptor
 
 const file_claudepool_v1_task_proto_rawDesc = "" +
@@ -1458,7 +1468,7 @@ const file_claudepool_v1_task_proto_rawDesc = "" +
 	"\x12permission_denials\x18\r \x03(\v2\x1f.claudepool.v1.PermissionDenialR\x11permissionDenials\x120\n" +
 	"\afailure\x18\x0e \x01(\v2\x16.claudepool.v1.FailureR\afailure\x120\n" +
 	"\x05chain\x18\x0f \x01(\v2\x1a.claudepool.v1.ChainResultR\x05chain\x12*\n" +
-	"\x03git\x18\x10 \x01(\v2\x18.claudepool.v1.GitResultR\x03git\"\xce\a\n" +
+	"\x03git\x18\x10 \x01(\v2\x18.claudepool.v1.GitResultR\x03git\"\xe6\a\n" +
 	"\x04Task\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.claudepool.v1.TaskStateR\x05state\x12+\n" +
@@ -1489,7 +1499,8 @@ const file_claudepool_v1_task_proto_rawDesc = "" +
 	"request_id\x18\x14 \x01(\tR\trequestId\x12)\n" +
 	"\x10context_revision\x18\x15 \x01(\x03R\x0fcontextRevision\x12=\n" +
 	"\fabandon_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\vabandonTime\x12.\n" +
-	"\x05chain\x18\x17 \x01(\v2\x18.claudepool.v1.ChainSpecR\x05chain*\xd4\x01\n" +
+	"\x05chain\x18\x17 \x01(\v2\x18.claudepool.v1.ChainSpecR\x05chain\x12\x16\n" +
+	"\x06caller\x18\x18 \x01(\tR\x06caller*\xd4\x01\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11TASK_STATE_QUEUED\x10\x01\x12\x16\n" +

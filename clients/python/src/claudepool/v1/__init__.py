@@ -6,6 +6,7 @@ from claudepool.v1.errors_pb2 import *
 from claudepool.v1.event_pb2 import *
 from claudepool.v1.operator_service_pb2 import *
 from claudepool.v1.pool_service_pb2 import *
+from claudepool.v1.scope_pb2 import *
 from claudepool.v1.settings_pb2 import *
 from claudepool.v1.status_pb2 import *
 from claudepool.v1.task_pb2 import *

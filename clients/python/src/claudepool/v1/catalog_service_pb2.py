@@ -23,64 +23,73 @@ _sym_db = _symbol_database.Default()
 
 
 from claudepool.v1 import chain_pb2 as claudepool_dot_v1_dot_chain__pb2
+from claudepool.v1 import scope_pb2 as claudepool_dot_v1_dot_scope__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#claudepool/v1/catalog_service.proto\x12\rclaudepool.v1\x1a\x19\x63laudepool/v1/chain.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"V\n\x08\x41rgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x15\n\rdefault_value\x18\x04 \x01(\t\"\xc5\x01\n\x05Skill\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x03(\x0b\x32\x17.claudepool.v1.Argument\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12,\n\x06source\x18\x05 \x01(\x0e\x32\x1c.claudepool.v1.CatalogSource\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe1\x01\n\x08Workflow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x03(\x0b\x32\x17.claudepool.v1.Argument\x12\'\n\x05steps\x18\x04 \x03(\x0b\x32\x18.claudepool.v1.ChainStep\x12,\n\x06source\x18\x05 \x01(\x0e\x32\x1c.claudepool.v1.CatalogSource\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x0fPutSkillRequest\x12#\n\x05skill\x18\x01 \x01(\x0b\x32\x14.claudepool.v1.Skill\"7\n\x10PutSkillResponse\x12#\n\x05skill\x18\x01 \x01(\x0b\x32\x14.claudepool.v1.Skill\"\x1f\n\x0fGetSkillRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x10GetSkillResponse\x12#\n\x05skill\x18\x01 \x01(\x0b\x32\x14.claudepool.v1.Skill\":\n\x11ListSkillsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x12ListSkillsResponse\x12$\n\x06skills\x18\x01 \x03(\x0b\x32\x14.claudepool.v1.Skill\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteSkillRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteSkillResponse\"?\n\x12PutWorkflowRequest\x12)\n\x08workflow\x18\x01 \x01(\x0b\x32\x17.claudepool.v1.Workflow\"@\n\x13PutWorkflowResponse\x12)\n\x08workflow\x18\x01 \x01(\x0b\x32\x17.claudepool.v1.Workflow\"\"\n\x12GetWorkflowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13GetWorkflowResponse\x12)\n\x08workflow\x18\x01 \x01(\x0b\x32\x17.claudepool.v1.Workflow\"=\n\x14ListWorkflowsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListWorkflowsResponse\x12*\n\tworkflows\x18\x01 \x03(\x0b\x32\x17.claudepool.v1.Workflow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteWorkflowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteWorkflowResponse*\x81\x01\n\rCatalogSource\x12\x1e\n\x1a\x43\x41TALOG_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41TALOG_SOURCE_BUILTIN\x10\x01\x12\x19\n\x15\x43\x41TALOG_SOURCE_FOLDER\x10\x02\x12\x19\n\x15\x43\x41TALOG_SOURCE_STORED\x10\x03\x32\xce\x05\n\x0e\x43\x61talogService\x12K\n\x08PutSkill\x12\x1e.claudepool.v1.PutSkillRequest\x1a\x1f.claudepool.v1.PutSkillResponse\x12P\n\x08GetSkill\x12\x1e.claudepool.v1.GetSkillRequest\x1a\x1f.claudepool.v1.GetSkillResponse\"\x03\x90\x02\x01\x12V\n\nListSkills\x12 .claudepool.v1.ListSkillsRequest\x1a!.claudepool.v1.ListSkillsResponse\"\x03\x90\x02\x01\x12T\n\x0b\x44\x65leteSkill\x12!.claudepool.v1.DeleteSkillRequest\x1a\".claudepool.v1.DeleteSkillResponse\x12T\n\x0bPutWorkflow\x12!.claudepool.v1.PutWorkflowRequest\x1a\".claudepool.v1.PutWorkflowResponse\x12Y\n\x0bGetWorkflow\x12!.claudepool.v1.GetWorkflowRequest\x1a\".claudepool.v1.GetWorkflowResponse\"\x03\x90\x02\x01\x12_\n\rListWorkflows\x12#.claudepool.v1.ListWorkflowsRequest\x1a$.claudepool.v1.ListWorkflowsResponse\"\x03\x90\x02\x01\x12]\n\x0e\x44\x65leteWorkflow\x12$.claudepool.v1.DeleteWorkflowRequest\x1a%.claudepool.v1.DeleteWorkflowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#claudepool/v1/catalog_service.proto\x12\rclaudepool.v1\x1a\x19\x63laudepool/v1/chain.proto\x1a\x19\x63laudepool/v1/scope.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"V\n\x08\x41rgument\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x15\n\rdefault_value\x18\x04 \x01(\t\"\xc5\x01\n\x05Skill\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x03(\x0b\x32\x17.claudepool.v1.Argument\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12,\n\x06source\x18\x05 \x01(\x0e\x32\x1c.claudepool.v1.CatalogSource\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe1\x01\n\x08Workflow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x03(\x0b\x32\x17.claudepool.v1.Argument\x12\'\n\x05steps\x18\x04 \x03(\x0b\x32\x18.claudepool.v1.ChainStep\x12,\n\x06source\x18\x05 \x01(\x0e\x32\x1c.claudepool.v1.CatalogSource\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x0fPutSkillRequest\x12#\n\x05skill\x18\x01 \x01(\x0b\x32\x14.claudepool.v1.Skill\"7\n\x10PutSkillResponse\x12#\n\x05skill\x18\x01 \x01(\x0b\x32\x14.claudepool.v1.Skill\"\x1f\n\x0fGetSkillRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x10GetSkillResponse\x12#\n\x05skill\x18\x01 \x01(\x0b\x32\x14.claudepool.v1.Skill\":\n\x11ListSkillsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"S\n\x12ListSkillsResponse\x12$\n\x06skills\x18\x01 \x03(\x0b\x32\x14.claudepool.v1.Skill\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteSkillRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteSkillResponse\"?\n\x12PutWorkflowRequest\x12)\n\x08workflow\x18\x01 \x01(\x0b\x32\x17.claudepool.v1.Workflow\"@\n\x13PutWorkflowResponse\x12)\n\x08workflow\x18\x01 \x01(\x0b\x32\x17.claudepool.v1.Workflow\"\"\n\x12GetWorkflowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x13GetWorkflowResponse\x12)\n\x08workflow\x18\x01 \x01(\x0b\x32\x17.claudepool.v1.Workflow\"=\n\x14ListWorkflowsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListWorkflowsResponse\x12*\n\tworkflows\x18\x01 \x03(\x0b\x32\x17.claudepool.v1.Workflow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteWorkflowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteWorkflowResponse*\x81\x01\n\rCatalogSource\x12\x1e\n\x1a\x43\x41TALOG_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43\x41TALOG_SOURCE_BUILTIN\x10\x01\x12\x19\n\x15\x43\x41TALOG_SOURCE_FOLDER\x10\x02\x12\x19\n\x15\x43\x41TALOG_SOURCE_STORED\x10\x03\x32\xfe\x05\n\x0e\x43\x61talogService\x12R\n\x08PutSkill\x12\x1e.claudepool.v1.PutSkillRequest\x1a\x1f.claudepool.v1.PutSkillResponse\"\x05\x9a\xb8\x18\x01\x04\x12U\n\x08GetSkill\x12\x1e.claudepool.v1.GetSkillRequest\x1a\x1f.claudepool.v1.GetSkillResponse\"\x08\x90\x02\x01\x9a\xb8\x18\x01\x01\x12[\n\nListSkills\x12 .claudepool.v1.ListSkillsRequest\x1a!.claudepool.v1.ListSkillsResponse\"\x08\x90\x02\x01\x9a\xb8\x18\x01\x01\x12[\n\x0b\x44\x65leteSkill\x12!.claudepool.v1.DeleteSkillRequest\x1a\".claudepool.v1.DeleteSkillResponse\"\x05\x9a\xb8\x18\x01\x04\x12[\n\x0bPutWorkflow\x12!.claudepool.v1.PutWorkflowRequest\x1a\".claudepool.v1.PutWorkflowResponse\"\x05\x9a\xb8\x18\x01\x04\x12^\n\x0bGetWorkflow\x12!.claudepool.v1.GetWorkflowRequest\x1a\".claudepool.v1.GetWorkflowResponse\"\x08\x90\x02\x01\x9a\xb8\x18\x01\x01\x12\x64\n\rListWorkflows\x12#.claudepool.v1.ListWorkflowsRequest\x1a$.claudepool.v1.ListWorkflowsResponse\"\x08\x90\x02\x01\x9a\xb8\x18\x01\x01\x12\x64\n\x0e\x44\x65leteWorkflow\x12$.claudepool.v1.DeleteWorkflowRequest\x1a%.claudepool.v1.DeleteWorkflowResponse\"\x05\x9a\xb8\x18\x01\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'claudepool.v1.catalog_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['PutSkill']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['PutSkill']._serialized_options = b'\232\270\030\001\004'
   _globals['_CATALOGSERVICE'].methods_by_name['GetSkill']._loaded_options = None
-  _globals['_CATALOGSERVICE'].methods_by_name['GetSkill']._serialized_options = b'\220\002\001'
+  _globals['_CATALOGSERVICE'].methods_by_name['GetSkill']._serialized_options = b'\220\002\001\232\270\030\001\001'
   _globals['_CATALOGSERVICE'].methods_by_name['ListSkills']._loaded_options = None
-  _globals['_CATALOGSERVICE'].methods_by_name['ListSkills']._serialized_options = b'\220\002\001'
+  _globals['_CATALOGSERVICE'].methods_by_name['ListSkills']._serialized_options = b'\220\002\001\232\270\030\001\001'
+  _globals['_CATALOGSERVICE'].methods_by_name['DeleteSkill']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['DeleteSkill']._serialized_options = b'\232\270\030\001\004'
+  _globals['_CATALOGSERVICE'].methods_by_name['PutWorkflow']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['PutWorkflow']._serialized_options = b'\232\270\030\001\004'
   _globals['_CATALOGSERVICE'].methods_by_name['GetWorkflow']._loaded_options = None
-  _globals['_CATALOGSERVICE'].methods_by_name['GetWorkflow']._serialized_options = b'\220\002\001'
+  _globals['_CATALOGSERVICE'].methods_by_name['GetWorkflow']._serialized_options = b'\220\002\001\232\270\030\001\001'
   _globals['_CATALOGSERVICE'].methods_by_name['ListWorkflows']._loaded_options = None
-  _globals['_CATALOGSERVICE'].methods_by_name['ListWorkflows']._serialized_options = b'\220\002\001'
-  _globals['_CATALOGSOURCE']._serialized_start=1493
-  _globals['_CATALOGSOURCE']._serialized_end=1622
-  _globals['_ARGUMENT']._serialized_start=114
-  _globals['_ARGUMENT']._serialized_end=200
-  _globals['_SKILL']._serialized_start=203
-  _globals['_SKILL']._serialized_end=400
-  _globals['_WORKFLOW']._serialized_start=403
-  _globals['_WORKFLOW']._serialized_end=628
-  _globals['_PUTSKILLREQUEST']._serialized_start=630
-  _globals['_PUTSKILLREQUEST']._serialized_end=684
-  _globals['_PUTSKILLRESPONSE']._serialized_start=686
-  _globals['_PUTSKILLRESPONSE']._serialized_end=741
-  _globals['_GETSKILLREQUEST']._serialized_start=743
-  _globals['_GETSKILLREQUEST']._serialized_end=774
-  _globals['_GETSKILLRESPONSE']._serialized_start=776
-  _globals['_GETSKILLRESPONSE']._serialized_end=831
-  _globals['_LISTSKILLSREQUEST']._serialized_start=833
-  _globals['_LISTSKILLSREQUEST']._serialized_end=891
-  _globals['_LISTSKILLSRESPONSE']._serialized_start=893
-  _globals['_LISTSKILLSRESPONSE']._serialized_end=976
-  _globals['_DELETESKILLREQUEST']._serialized_start=978
-  _globals['_DELETESKILLREQUEST']._serialized_end=1012
-  _globals['_DELETESKILLRESPONSE']._serialized_start=1014
-  _globals['_DELETESKILLRESPONSE']._serialized_end=1035
-  _globals['_PUTWORKFLOWREQUEST']._serialized_start=1037
-  _globals['_PUTWORKFLOWREQUEST']._serialized_end=1100
-  _globals['_PUTWORKFLOWRESPONSE']._serialized_start=1102
-  _globals['_PUTWORKFLOWRESPONSE']._serialized_end=1166
-  _globals['_GETWORKFLOWREQUEST']._serialized_start=1168
-  _globals['_GETWORKFLOWREQUEST']._serialized_end=1202
-  _globals['_GETWORKFLOWRESPONSE']._serialized_start=1204
-  _globals['_GETWORKFLOWRESPONSE']._serialized_end=1268
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=1270
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=1331
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=1333
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=1425
-  _globals['_DELETEWORKFLOWREQUEST']._serialized_start=1427
-  _globals['_DELETEWORKFLOWREQUEST']._serialized_end=1464
-  _globals['_DELETEWORKFLOWRESPONSE']._serialized_start=1466
-  _globals['_DELETEWORKFLOWRESPONSE']._serialized_end=1490
-  _globals['_CATALOGSERVICE']._serialized_start=1625
-  _globals['_CATALOGSERVICE']._serialized_end=2343
+  _globals['_CATALOGSERVICE'].methods_by_name['ListWorkflows']._serialized_options = b'\220\002\001\232\270\030\001\001'
+  _globals['_CATALOGSERVICE'].methods_by_name['DeleteWorkflow']._loaded_options = None
+  _globals['_CATALOGSERVICE'].methods_by_name['DeleteWorkflow']._serialized_options = b'\232\270\030\001\004'
+  _globals['_CATALOGSOURCE']._serialized_start=1520
+  _globals['_CATALOGSOURCE']._serialized_end=1649
+  _globals['_ARGUMENT']._serialized_start=141
+  _globals['_ARGUMENT']._serialized_end=227
+  _globals['_SKILL']._serialized_start=230
+  _globals['_SKILL']._serialized_end=427
+  _globals['_WORKFLOW']._serialized_start=430
+  _globals['_WORKFLOW']._serialized_end=655
+  _globals['_PUTSKILLREQUEST']._serialized_start=657
+  _globals['_PUTSKILLREQUEST']._serialized_end=711
+  _globals['_PUTSKILLRESPONSE']._serialized_start=713
+  _globals['_PUTSKILLRESPONSE']._serialized_end=768
+  _globals['_GETSKILLREQUEST']._serialized_start=770
+  _globals['_GETSKILLREQUEST']._serialized_end=801
+  _globals['_GETSKILLRESPONSE']._serialized_start=803
+  _globals['_GETSKILLRESPONSE']._serialized_end=858
+  _globals['_LISTSKILLSREQUEST']._serialized_start=860
+  _globals['_LISTSKILLSREQUEST']._serialized_end=918
+  _globals['_LISTSKILLSRESPONSE']._serialized_start=920
+  _globals['_LISTSKILLSRESPONSE']._serialized_end=1003
+  _globals['_DELETESKILLREQUEST']._serialized_start=1005
+  _globals['_DELETESKILLREQUEST']._serialized_end=1039
+  _globals['_DELETESKILLRESPONSE']._serialized_start=1041
+  _globals['_DELETESKILLRESPONSE']._serialized_end=1062
+  _globals['_PUTWORKFLOWREQUEST']._serialized_start=1064
+  _globals['_PUTWORKFLOWREQUEST']._serialized_end=1127
+  _globals['_PUTWORKFLOWRESPONSE']._serialized_start=1129
+  _globals['_PUTWORKFLOWRESPONSE']._serialized_end=1193
+  _globals['_GETWORKFLOWREQUEST']._serialized_start=1195
+  _globals['_GETWORKFLOWREQUEST']._serialized_end=1229
+  _globals['_GETWORKFLOWRESPONSE']._serialized_start=1231
+  _globals['_GETWORKFLOWRESPONSE']._serialized_end=1295
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=1297
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=1358
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=1360
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=1452
+  _globals['_DELETEWORKFLOWREQUEST']._serialized_start=1454
+  _globals['_DELETEWORKFLOWREQUEST']._serialized_end=1491
+  _globals['_DELETEWORKFLOWRESPONSE']._serialized_start=1493
+  _globals['_DELETEWORKFLOWRESPONSE']._serialized_end=1517
+  _globals['_CATALOGSERVICE']._serialized_start=1652
+  _globals['_CATALOGSERVICE']._serialized_end=2418
 # @@protoc_insertion_point(module_scope)

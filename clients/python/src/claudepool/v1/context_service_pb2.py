@@ -22,38 +22,43 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from claudepool.v1 import scope_pb2 as claudepool_dot_v1_dot_scope__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#claudepool/v1/context_service.proto\x12\rclaudepool.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"[\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x11SetContextRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"&\n\x12SetContextResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\" \n\x11GetContextRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"@\n\x12GetContextResponse\x12*\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.claudepool.v1.ContextEntry\"#\n\x14\x44\x65leteContextRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\")\n\x15\x44\x65leteContextResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\";\n\x12ListContextRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"n\n\x13ListContextResponse\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.claudepool.v1.ContextEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x32\xf2\x02\n\x0e\x43ontextService\x12Q\n\nSetContext\x12 .claudepool.v1.SetContextRequest\x1a!.claudepool.v1.SetContextResponse\x12V\n\nGetContext\x12 .claudepool.v1.GetContextRequest\x1a!.claudepool.v1.GetContextResponse\"\x03\x90\x02\x01\x12Z\n\rDeleteContext\x12#.claudepool.v1.DeleteContextRequest\x1a$.claudepool.v1.DeleteContextResponse\x12Y\n\x0bListContext\x12!.claudepool.v1.ListContextRequest\x1a\".claudepool.v1.ListContextResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#claudepool/v1/context_service.proto\x12\rclaudepool.v1\x1a\x19\x63laudepool/v1/scope.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"[\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"/\n\x11SetContextRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"&\n\x12SetContextResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\" \n\x11GetContextRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"@\n\x12GetContextResponse\x12*\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.claudepool.v1.ContextEntry\"#\n\x14\x44\x65leteContextRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\")\n\x15\x44\x65leteContextResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\";\n\x12ListContextRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"n\n\x13ListContextResponse\x12,\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1b.claudepool.v1.ContextEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x03\x32\x8a\x03\n\x0e\x43ontextService\x12X\n\nSetContext\x12 .claudepool.v1.SetContextRequest\x1a!.claudepool.v1.SetContextResponse\"\x05\x9a\xb8\x18\x01\x04\x12[\n\nGetContext\x12 .claudepool.v1.GetContextRequest\x1a!.claudepool.v1.GetContextResponse\"\x08\x90\x02\x01\x9a\xb8\x18\x01\x01\x12\x61\n\rDeleteContext\x12#.claudepool.v1.DeleteContextRequest\x1a$.claudepool.v1.DeleteContextResponse\"\x05\x9a\xb8\x18\x01\x04\x12^\n\x0bListContext\x12!.claudepool.v1.ListContextRequest\x1a\".claudepool.v1.ListContextResponse\"\x08\x90\x02\x01\x9a\xb8\x18\x01\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'claudepool.v1.context_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CONTEXTSERVICE'].methods_by_name['SetContext']._loaded_options = None
+  _globals['_CONTEXTSERVICE'].methods_by_name['SetContext']._serialized_options = b'\232\270\030\001\004'
   _globals['_CONTEXTSERVICE'].methods_by_name['GetContext']._loaded_options = None
-  _globals['_CONTEXTSERVICE'].methods_by_name['GetContext']._serialized_options = b'\220\002\001'
+  _globals['_CONTEXTSERVICE'].methods_by_name['GetContext']._serialized_options = b'\220\002\001\232\270\030\001\001'
+  _globals['_CONTEXTSERVICE'].methods_by_name['DeleteContext']._loaded_options = None
+  _globals['_CONTEXTSERVICE'].methods_by_name['DeleteContext']._serialized_options = b'\232\270\030\001\004'
   _globals['_CONTEXTSERVICE'].methods_by_name['ListContext']._loaded_options = None
-  _globals['_CONTEXTSERVICE'].methods_by_name['ListContext']._serialized_options = b'\220\002\001'
-  _globals['_CONTEXTENTRY']._serialized_start=87
-  _globals['_CONTEXTENTRY']._serialized_end=178
-  _globals['_SETCONTEXTREQUEST']._serialized_start=180
-  _globals['_SETCONTEXTREQUEST']._serialized_end=227
-  _globals['_SETCONTEXTRESPONSE']._serialized_start=229
-  _globals['_SETCONTEXTRESPONSE']._serialized_end=267
-  _globals['_GETCONTEXTREQUEST']._serialized_start=269
-  _globals['_GETCONTEXTREQUEST']._serialized_end=301
-  _globals['_GETCONTEXTRESPONSE']._serialized_start=303
-  _globals['_GETCONTEXTRESPONSE']._serialized_end=367
-  _globals['_DELETECONTEXTREQUEST']._serialized_start=369
-  _globals['_DELETECONTEXTREQUEST']._serialized_end=404
-  _globals['_DELETECONTEXTRESPONSE']._serialized_start=406
-  _globals['_DELETECONTEXTRESPONSE']._serialized_end=447
-  _globals['_LISTCONTEXTREQUEST']._serialized_start=449
-  _globals['_LISTCONTEXTREQUEST']._serialized_end=508
-  _globals['_LISTCONTEXTRESPONSE']._serialized_start=510
-  _globals['_LISTCONTEXTRESPONSE']._serialized_end=620
-  _globals['_CONTEXTSERVICE']._serialized_start=623
-  _globals['_CONTEXTSERVICE']._serialized_end=993
+  _globals['_CONTEXTSERVICE'].methods_by_name['ListContext']._serialized_options = b'\220\002\001\232\270\030\001\001'
+  _globals['_CONTEXTENTRY']._serialized_start=114
+  _globals['_CONTEXTENTRY']._serialized_end=205
+  _globals['_SETCONTEXTREQUEST']._serialized_start=207
+  _globals['_SETCONTEXTREQUEST']._serialized_end=254
+  _globals['_SETCONTEXTRESPONSE']._serialized_start=256
+  _globals['_SETCONTEXTRESPONSE']._serialized_end=294
+  _globals['_GETCONTEXTREQUEST']._serialized_start=296
+  _globals['_GETCONTEXTREQUEST']._serialized_end=328
+  _globals['_GETCONTEXTRESPONSE']._serialized_start=330
+  _globals['_GETCONTEXTRESPONSE']._serialized_end=394
+  _globals['_DELETECONTEXTREQUEST']._serialized_start=396
+  _globals['_DELETECONTEXTREQUEST']._serialized_end=431
+  _globals['_DELETECONTEXTRESPONSE']._serialized_start=433
+  _globals['_DELETECONTEXTRESPONSE']._serialized_end=474
+  _globals['_LISTCONTEXTREQUEST']._serialized_start=476
+  _globals['_LISTCONTEXTREQUEST']._serialized_end=535
+  _globals['_LISTCONTEXTRESPONSE']._serialized_start=537
+  _globals['_LISTCONTEXTRESPONSE']._serialized_end=647
+  _globals['_CONTEXTSERVICE']._serialized_start=650
+  _globals['_CONTEXTSERVICE']._serialized_end=1044
 # @@protoc_insertion_point(module_scope)

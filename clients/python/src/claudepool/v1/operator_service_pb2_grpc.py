@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class OperatorServiceStub(object):
-    """The pool's operation. Every error carries ErrorInfo; see ErrorReason.
+    """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
+    tell of every caller's work and of the machine. Every error carries ErrorInfo;
+    see ErrorReason.
     node_id names the server meant; empty: the one that answers.
     """
 
@@ -104,7 +106,9 @@ class OperatorServiceStub(object):
 
 
 class OperatorServiceServicer(object):
-    """The pool's operation. Every error carries ErrorInfo; see ErrorReason.
+    """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
+    tell of every caller's work and of the machine. Every error carries ErrorInfo;
+    see ErrorReason.
     node_id names the server meant; empty: the one that answers.
     """
 
@@ -288,7 +292,9 @@ def add_OperatorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OperatorService(object):
-    """The pool's operation. Every error carries ErrorInfo; see ErrorReason.
+    """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
+    tell of every caller's work and of the machine. Every error carries ErrorInfo;
+    see ErrorReason.
     node_id names the server meant; empty: the one that answers.
     """
 

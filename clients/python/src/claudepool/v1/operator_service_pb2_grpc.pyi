@@ -18,7 +18,9 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class OperatorServiceStub:
-    """The pool's operation. Every error carries ErrorInfo; see ErrorReason.
+    """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
+    tell of every caller's work and of the machine. Every error carries ErrorInfo;
+    see ErrorReason.
     node_id names the server meant; empty: the one that answers.
     """
 
@@ -122,7 +124,9 @@ class OperatorServiceStub:
     """
 
 class OperatorServiceAsyncStub:
-    """The pool's operation. Every error carries ErrorInfo; see ErrorReason.
+    """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
+    tell of every caller's work and of the machine. Every error carries ErrorInfo;
+    see ErrorReason.
     node_id names the server meant; empty: the one that answers.
     """
 
@@ -225,7 +229,9 @@ class OperatorServiceAsyncStub:
     """
 
 class OperatorServiceServicer(metaclass=abc.ABCMeta):
-    """The pool's operation. Every error carries ErrorInfo; see ErrorReason.
+    """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
+    tell of every caller's work and of the machine. Every error carries ErrorInfo;
+    see ErrorReason.
     node_id names the server meant; empty: the one that answers.
     """
 

@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class PoolServiceStub(object):
-    """Work for callers. Every error carries ErrorInfo; see ErrorReason.
+    """Work for callers: each sees and touches its own tasks; one with SCOPE_OPERATE
+    sees every caller's, and may cancel and delete them. Another caller's task is
+    NOT_FOUND. Every error carries ErrorInfo; see ErrorReason.
+
+    Any method: UNAUTHENTICATED (CREDENTIALS), PERMISSION_DENIED (SCOPE_MISSING).
 
     A request_id (UUID text) makes a call safe to repeat: for 24 h the same id
     with the same payload gives the same task, whatever became of the first
@@ -143,7 +147,11 @@ class PoolServiceStub(object):
 
 
 class PoolServiceServicer(object):
-    """Work for callers. Every error carries ErrorInfo; see ErrorReason.
+    """Work for callers: each sees and touches its own tasks; one with SCOPE_OPERATE
+    sees every caller's, and may cancel and delete them. Another caller's task is
+    NOT_FOUND. Every error carries ErrorInfo; see ErrorReason.
+
+    Any method: UNAUTHENTICATED (CREDENTIALS), PERMISSION_DENIED (SCOPE_MISSING).
 
     A request_id (UUID text) makes a call safe to repeat: for 24 h the same id
     with the same payload gives the same task, whatever became of the first
@@ -447,7 +455,11 @@ def add_PoolServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PoolService(object):
-    """Work for callers. Every error carries ErrorInfo; see ErrorReason.
+    """Work for callers: each sees and touches its own tasks; one with SCOPE_OPERATE
+    sees every caller's, and may cancel and delete them. Another caller's task is
+    NOT_FOUND. Every error carries ErrorInfo; see ErrorReason.
+
+    Any method: UNAUTHENTICATED (CREDENTIALS), PERMISSION_DENIED (SCOPE_MISSING).
 
     A request_id (UUID text) makes a call safe to repeat: for 24 h the same id
     with the same payload gives the same task, whatever became of the first

@@ -18,7 +18,11 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class PoolServiceStub:
-    """Work for callers. Every error carries ErrorInfo; see ErrorReason.
+    """Work for callers: each sees and touches its own tasks; one with SCOPE_OPERATE
+    sees every caller's, and may cancel and delete them. Another caller's task is
+    NOT_FOUND. Every error carries ErrorInfo; see ErrorReason.
+
+    Any method: UNAUTHENTICATED (CREDENTIALS), PERMISSION_DENIED (SCOPE_MISSING).
 
     A request_id (UUID text) makes a call safe to repeat: for 24 h the same id
     with the same payload gives the same task, whatever became of the first
@@ -208,7 +212,11 @@ class PoolServiceStub:
     """
 
 class PoolServiceAsyncStub:
-    """Work for callers. Every error carries ErrorInfo; see ErrorReason.
+    """Work for callers: each sees and touches its own tasks; one with SCOPE_OPERATE
+    sees every caller's, and may cancel and delete them. Another caller's task is
+    NOT_FOUND. Every error carries ErrorInfo; see ErrorReason.
+
+    Any method: UNAUTHENTICATED (CREDENTIALS), PERMISSION_DENIED (SCOPE_MISSING).
 
     A request_id (UUID text) makes a call safe to repeat: for 24 h the same id
     with the same payload gives the same task, whatever became of the first
@@ -397,7 +405,11 @@ class PoolServiceAsyncStub:
     """
 
 class PoolServiceServicer(metaclass=abc.ABCMeta):
-    """Work for callers. Every error carries ErrorInfo; see ErrorReason.
+    """Work for callers: each sees and touches its own tasks; one with SCOPE_OPERATE
+    sees every caller's, and may cancel and delete them. Another caller's task is
+    NOT_FOUND. Every error carries ErrorInfo; see ErrorReason.
+
+    Any method: UNAUTHENTICATED (CREDENTIALS), PERMISSION_DENIED (SCOPE_MISSING).
 
     A request_id (UUID text) makes a call safe to repeat: for 24 h the same id
     with the same payload gives the same task, whatever became of the first

@@ -572,6 +572,7 @@ class Task(google.protobuf.message.Message):
     CONTEXT_REVISION_FIELD_NUMBER: builtins.int
     ABANDON_TIME_FIELD_NUMBER: builtins.int
     CHAIN_FIELD_NUMBER: builtins.int
+    CALLER_FIELD_NUMBER: builtins.int
     task_id: builtins.str
     """UUIDv7 text. Output only."""
     state: global___TaskState.ValueType
@@ -598,6 +599,10 @@ class Task(google.protobuf.message.Message):
     """The request_id that made it. Empty: none. Output only."""
     context_revision: builtins.int
     """Revision of the shared context that its last attempt saw. Output only."""
+    caller: builtins.str
+    """Who made it: the name of a token or of a certificate. Empty: it was made
+    without authentication. Output only.
+    """
     @property
     def spec(self) -> global___TaskSpec:
         """What was asked, as received. Absent in the BASIC view."""
@@ -666,8 +671,9 @@ class Task(google.protobuf.message.Message):
         context_revision: builtins.int = ...,
         abandon_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         chain: claudepool.v1.chain_pb2.ChainSpec | None = ...,
+        caller: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["abandon_time", b"abandon_time", "chain", b"chain", "create_time", b"create_time", "effective_settings", b"effective_settings", "end_time", b"end_time", "ready_time", b"ready_time", "result", b"result", "spec", b"spec", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["abandon_time", b"abandon_time", "attempt", b"attempt", "chain", b"chain", "context_revision", b"context_revision", "cost_microdollars", b"cost_microdollars", "create_time", b"create_time", "effective_settings", b"effective_settings", "end_time", b"end_time", "group_id", b"group_id", "last_sequence", b"last_sequence", "node_id", b"node_id", "parent_task_id", b"parent_task_id", "ready_time", b"ready_time", "request_id", b"request_id", "result", b"result", "session_id", b"session_id", "slot_id", b"slot_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "step_index", b"step_index", "tags", b"tags", "task_id", b"task_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["abandon_time", b"abandon_time", "attempt", b"attempt", "caller", b"caller", "chain", b"chain", "context_revision", b"context_revision", "cost_microdollars", b"cost_microdollars", "create_time", b"create_time", "effective_settings", b"effective_settings", "end_time", b"end_time", "group_id", b"group_id", "last_sequence", b"last_sequence", "node_id", b"node_id", "parent_task_id", b"parent_task_id", "ready_time", b"ready_time", "request_id", b"request_id", "result", b"result", "session_id", b"session_id", "slot_id", b"slot_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "step_index", b"step_index", "tags", b"tags", "task_id", b"task_id"]) -> None: ...
 
 global___Task = Task
