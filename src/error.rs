@@ -103,6 +103,15 @@ pub enum Error {
         /// What is not allowed.
         message: String,
     },
+    /// There are no credentials, or they are not valid.
+    #[error("there are no valid credentials")]
+    Credentials,
+    /// The caller lacks the right.
+    #[error("this needs the scope {}", needed.replace(',', " or "))]
+    ScopeMissing {
+        /// The scopes of which one is needed, with commas between them.
+        needed: String,
+    },
     /// The pool's budget does not cover it.
     #[error("the pool's budget does not cover the task")]
     BudgetExhausted,
@@ -175,6 +184,8 @@ impl Error {
             Self::SessionUnusable { .. } => ErrorReason::SessionUnusable,
             Self::NotARepository { .. } => ErrorReason::NotARepository,
             Self::Policy { .. } => ErrorReason::Policy,
+            Self::Credentials => ErrorReason::Credentials,
+            Self::ScopeMissing { .. } => ErrorReason::ScopeMissing,
             Self::BudgetExhausted => ErrorReason::BudgetExhausted,
             Self::QueueFull => ErrorReason::QueueFull,
             Self::TooManyWatchers => ErrorReason::TooManyWatchers,
@@ -209,6 +220,8 @@ impl Error {
             | Self::SessionUnusable { .. }
             | Self::NotARepository { .. }
             | Self::Policy { .. }
+            | Self::Credentials
+            | Self::ScopeMissing { .. }
             | Self::BudgetExhausted
             | Self::SlotBounds { .. }
             | Self::Deadline

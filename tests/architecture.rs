@@ -40,7 +40,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("rpc", &["pool", "task", "pb"]),
-    ("config", &["agent", "pool"]),
+    ("config", &["agent", "pool", "rpc"]),
     ("demo", &[]),
     (
         "cli",

@@ -708,3 +708,5 @@ fn a_reader_that_goes_ends_the_command() {
 mod chains;
 #[path = "cli/operate.rs"]
 mod operate;
+#[path = "cli/secure.rs"]
+mod secure;

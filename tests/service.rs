@@ -38,6 +38,8 @@ mod kills;
 mod lease;
 #[path = "service/limits.rs"]
 mod limits;
+#[path = "service/matrix.rs"]
+mod matrix;
 #[path = "service/money.rs"]
 mod money;
 #[path = "service/operator.rs"]
@@ -52,5 +54,7 @@ mod requests;
 mod streams;
 #[path = "service/tasks.rs"]
 mod tasks;
+#[path = "service/tls.rs"]
+mod tls;
 #[path = "service/trees.rs"]
 mod trees;

@@ -16,9 +16,13 @@ mod context;
 #[cfg(feature = "demo")]
 mod demo;
 mod failure;
+#[cfg(feature = "server")]
+mod harden;
 #[cfg(feature = "demo")]
 mod install;
 mod json;
+#[cfg(feature = "server")]
+mod listen;
 mod operate;
 #[cfg(feature = "server")]
 mod program;
@@ -26,6 +30,8 @@ mod render;
 #[cfg(feature = "server")]
 mod serve;
 mod table;
+#[cfg(feature = "server")]
+mod token;
 mod watch;
 
 use failure::Failure;
@@ -47,6 +53,9 @@ enum Command {
     /// Serve the pool over gRPC until SIGTERM or Ctrl-C.
     #[cfg(feature = "server")]
     Serve(Box<serve::ServeArgs>),
+    /// Make a token for a caller; prints it, and its line of the token file.
+    #[cfg(feature = "server")]
+    Token(token::TokenArgs),
     /// Show everything once on this machine; installs what is missing.
     #[cfg(feature = "demo")]
     Demo(demo::DemoArgs),
@@ -93,7 +102,7 @@ impl Cli {
             Command::Client(command) => command.remote().json,
             Command::Completion { .. } => false,
             #[cfg(feature = "server")]
-            Command::Serve(_) => false,
+            Command::Serve(_) | Command::Token(_) => false,
             #[cfg(feature = "demo")]
             Command::Demo(_) => false,
         }
@@ -103,6 +112,8 @@ impl Cli {
         match self.command {
             #[cfg(feature = "server")]
             Command::Serve(args) => serve::run(*args).await,
+            #[cfg(feature = "server")]
+            Command::Token(args) => token::run(&args),
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::run(args).await,
             Command::Client(command) => client::run(*command).await,

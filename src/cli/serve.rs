@@ -4,18 +4,17 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use super::program;
+use super::{harden, listen, program};
 use crate::agent::claude::Claude;
 use crate::config::{Config, Listen, StoreUrl};
 use crate::money::Microdollars;
 use crate::pool::{Drained, Pool};
-use crate::rpc::{self, Listener, ServeError};
+use crate::rpc::{self, ServeError};
 use crate::store;
 
 /// Flags of `serve`. Each wins over the environment variable beside it, which
@@ -25,9 +24,14 @@ pub(super) struct ServeArgs {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE", env = "CLAUDEPOOL_CONFIG")]
     config: Option<PathBuf>,
-    /// Loopback address or unix:/path to listen on [default: 127.0.0.1:50051].
+    /// Address or unix:/path to listen on; one that others can reach needs TLS and
+    /// authentication [default: 127.0.0.1:50051].
     #[arg(long, value_name = "ADDRESS", env = "CLAUDEPOOL_LISTEN")]
     listen: Option<Listen>,
+    /// Listen on an address that others can reach without TLS and
+    /// authentication. Whoever reaches it can use this machine.
+    #[arg(long, env = "CLAUDEPOOL_INSECURE")]
+    insecure: bool,
     /// Attempts that run at a time [default: 2].
     #[arg(long, value_name = "N", env = "CLAUDEPOOL_SLOTS")]
     slots: Option<u32>,
@@ -88,6 +92,7 @@ impl ServeArgs {
         if let Some(listen) = &self.listen {
             config.server.listen = listen.clone();
         }
+        config.server.insecure |= self.insecure;
         if let Some(slots) = self.slots {
             config.pool.slots = slots;
         }
@@ -144,6 +149,7 @@ pub(super) struct Serving {
     stop: CancellationToken,
     server: JoinHandle<Result<Option<Drained>, ServeError>>,
     listen: Listen,
+    encrypted: bool,
     // Removed with what is in it, after everything else.
     _scratch: Option<TempDir>,
 }
@@ -152,6 +158,7 @@ impl Serving {
     /// Where clients reach it.
     pub(super) fn url(&self) -> String {
         match &self.listen {
+            Listen::Tcp(address) if self.encrypted => format!("https://{address}"),
             Listen::Tcp(address) => format!("http://{address}"),
             Listen::Unix(path) => format!("unix:{}", path.display()),
         }
@@ -243,14 +250,27 @@ impl Signals {
 /// Starts a server and returns when it takes work. Until then its health is
 /// NOT_SERVING.
 pub(super) async fn start(mut config: Config) -> Result<Serving, Failure> {
+    harden::harden()?;
+    let security = config.server.security();
+    let security = security.map_err(|error| Failure::usage(error.to_string()))?;
+    if config.server.is_insecure() {
+        let listen = &config.server.listen;
+        tracing::warn!(
+            %listen,
+            "INSECURE: whoever reaches this address can use this machine, and can read along"
+        );
+    }
     let scratch = settle_paths(&mut config)?;
-    let (listener, listen) = bind(&config.server.listen).await.map_err(Failure::failed)?;
+    let (listener, listen) = listen::bind(&config.server.listen)
+        .await
+        .map_err(Failure::failed)?;
     config.server.listen = listen.clone();
     let shown = config
         .to_toml()
         .map_err(|e| Failure::failed(e.to_string()))?;
     let server = rpc::Server::new(rpc::Options {
         config_toml: Some(shown),
+        security,
         ..rpc::Options::default()
     });
     let handle = server.handle();
@@ -267,6 +287,7 @@ pub(super) async fn start(mut config: Config) -> Result<Serving, Failure> {
                 stop,
                 server,
                 listen,
+                encrypted: config.server.tls.is_some(),
                 _scratch: scratch,
             })
         }
@@ -364,37 +385,4 @@ async fn build(config: &Config) -> Result<Pool, String> {
         .build()
         .await
         .map_err(|error| error.to_string())
-}
-
-/// The listener and where it really listens. `Err`: one sentence.
-async fn bind(listen: &Listen) -> Result<(Listener, Listen), String> {
-    let sentence = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            format!("{listen} is in use: stop what listens there, or choose another with --listen")
-        }
-        _ => format!("{listen} cannot be listened on: {error}"),
-    };
-    match listen {
-        Listen::Tcp(address) => {
-            let listener = TcpListener::bind(address).await.map_err(sentence)?;
-            let address = listener.local_addr().map_err(sentence)?;
-            Ok((Listener::Tcp(listener), Listen::Tcp(address)))
-        }
-        Listen::Unix(path) => {
-            use std::os::unix::fs::FileTypeExt;
-            let is_socket = path
-                .metadata()
-                .is_ok_and(|meta| meta.file_type().is_socket());
-            // One that nobody answers was left by a server that was killed.
-            if is_socket && UnixStream::connect(path).await.is_err() {
-                std::fs::remove_file(path).map_err(sentence)?;
-            }
-            // Whoever can open the socket can use the machine: its owner.
-            let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-            let bound = UnixListener::bind(path);
-            rustix::process::umask(before);
-            let listener = bound.map_err(sentence)?;
-            Ok((Listener::Unix(listener), listen.clone()))
-        }
-    }
 }

@@ -6,7 +6,9 @@
 //! names them. An unknown key is an error, and nothing is merged twice.
 
 mod agent;
+mod auth;
 mod server;
+mod tls;
 
 use std::fmt;
 use std::path::Path;
@@ -16,7 +18,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::pool;
 
 pub use agent::Agent;
+pub use auth::Auth;
 pub use server::{Listen, Server};
+pub use tls::Tls;
 
 /// Why there is no configuration: one sentence that names the file, the line
 /// or the key.
@@ -127,6 +131,7 @@ impl Config {
         };
         let problems: Vec<String> = of("pool", self.pool.problems())
             .chain(of("agent", self.agent.problems()))
+            .chain(of("server", self.server.problems()))
             .collect();
         if problems.is_empty() {
             Ok(())

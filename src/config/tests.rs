@@ -68,28 +68,64 @@ fn the_printed_configuration_can_be_read_back() {
 }
 
 #[test]
-fn only_loopback_addresses_and_sockets_are_listened_on() {
-    for good in [
+fn what_others_can_reach_needs_encryption_and_authentication() {
+    let tls = "[server.tls]\ncertificate = 'c'\nkey = 'k'\n";
+    let mutual = "[server.tls]\ncertificate = 'c'\nkey = 'k'\nclient_ca = 'a'\n\
+                  [server.auth.identities]\n'spiffe://x' = ['work']\n";
+    let tokens = "[server.auth]\ntoken_file = 't'\n";
+    for closed in [
         "127.0.0.1:0",
         "[::1]:50051",
         "localhost:1",
         "127.9.9.9:1",
+        "[::ffff:127.0.0.1]:1",
         "unix:/run/x",
     ] {
-        good.parse::<Listen>().unwrap();
+        let text = format!("[server]\nlisten = '{closed}'\n");
+        Config::parse(&text).unwrap().check().expect(closed);
     }
-    for bad in [
+    for open in [
         "0.0.0.0:50051",
         "[::]:50051",
         "10.0.0.1:1",
         "[::ffff:10.0.0.1]:1",
     ] {
-        let why = bad.parse::<Listen>().unwrap_err().to_string();
-        assert!(why.contains("is not a loopback address"), "{bad}: {why}");
+        let check = |insecure: bool, rest: &str| {
+            let text = format!("[server]\nlisten = '{open}'\ninsecure = {insecure}\n{rest}");
+            Config::parse(&text).unwrap().check()
+        };
+        for too_little in ["", tls, tokens] {
+            let why = check(false, too_little).unwrap_err().to_string();
+            assert!(why.starts_with(&format!("server.listen {open}: ")), "{why}");
+            check(true, too_little).expect(open);
+        }
+        check(false, &format!("{tls}{tokens}")).expect(open);
+        check(false, mutual).expect(open);
     }
     for bad in ["", "example.org:1", "127.0.0.1", "unix:run/x"] {
         bad.parse::<Listen>().unwrap_err();
     }
+}
+
+#[test]
+fn what_would_let_nobody_in_or_everybody_is_refused() {
+    let of = |text: &str| {
+        Config::parse(text)
+            .unwrap()
+            .check()
+            .unwrap_err()
+            .to_string()
+    };
+
+    let names_alone = of("[server.auth.identities]\n'spiffe://x' = ['work']\n");
+    assert!(
+        names_alone.contains("server.auth.identities"),
+        "{names_alone}"
+    );
+    let nobody = of("[server.tls]\ncertificate = 'c'\nkey = 'k'\nclient_ca = 'a'\n");
+    assert!(nobody.contains("server.tls.client_ca"), "{nobody}");
+    let scope = refusal("[server.auth.identities]\nx = ['admin']\n");
+    assert!(scope.contains("`admin` is no scope"), "{scope}");
 }
 
 #[test]

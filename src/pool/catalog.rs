@@ -8,8 +8,9 @@ use std::sync::Arc;
 use prost::Message;
 use tracing::warn;
 
+use super::Pool;
 use super::inner::Inner;
-use super::{PAGE, PAGE_BYTES_MAX, PAGE_MAX, Pool};
+use super::own::{PAGE, PAGE_BYTES_MAX, PAGE_MAX};
 use crate::catalog::{
     ENTRIES_MAX, Fixed, check_skill, check_workflow, expand, load, skills_called,
 };

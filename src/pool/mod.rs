@@ -27,6 +27,7 @@ mod operate;
 mod options;
 mod outage;
 mod outcome;
+mod own;
 mod page;
 mod process;
 mod requirement;
@@ -51,6 +52,7 @@ pub use drain::Drained;
 pub use fan_out::FanOut;
 pub use operate::{Scale, Scaled};
 pub use options::{DefaultSettings, Mode, Options, Policy, Retention};
+pub use own::Page;
 pub use status::StatusWatch;
 
 use crate::agent::Agent;
@@ -58,19 +60,13 @@ use crate::clock::Clock;
 use crate::error::{Error, Missing};
 use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::pb;
-use crate::store::{Context, ContextValue, Filter, LogEntry, Parts, Query, StoreError};
+use crate::store::{Context, ContextValue, LogEntry, Parts};
 use crate::stream;
 use crate::task::{Record, Task, TaskEvent};
 use inner::Inner;
 use submit::{Made, Wish};
 use watcher::Watcher;
 
-/// Tasks on a page that asks for no number, and the most on one.
-const PAGE: usize = 50;
-const PAGE_MAX: usize = 1000;
-/// Bytes of a page with specs and results after which it ends early: below what
-/// every client receives.
-const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of a piece of output.
 const OUTPUT_PIECE: usize = 256 * 1024;
 
@@ -79,6 +75,8 @@ const OUTPUT_PIECE: usize = 256 * 1024;
 pub struct Pool {
     inner: Arc<Inner>,
     caller: CallerId,
+    /// Whether every caller's tasks are this one's to see.
+    sees_all: bool,
 }
 
 /// Work to be done: a [`pb::TaskSpec`] and how the caller stands to it.
@@ -158,15 +156,6 @@ pub struct Cancelled {
     pub count: u32,
 }
 
-/// One page of a list.
-#[derive(Clone, Debug)]
-pub struct Page {
-    /// The tasks, newest first.
-    pub tasks: Vec<Record>,
-    /// To go on with; empty: there are no more.
-    pub next_page_token: String,
-}
-
 impl Pool {
     /// Builds a pool over an agent.
     pub fn builder(agent: impl Agent) -> Builder {
@@ -181,7 +170,11 @@ impl Pool {
     }
 
     fn over(inner: Arc<Inner>, caller: CallerId) -> Self {
-        Self { inner, caller }
+        Self {
+            inner,
+            caller,
+            sees_all: false,
+        }
     }
 
     /// The options in force.
@@ -194,11 +187,26 @@ impl Pool {
         Self::over(Arc::clone(&self.inner), caller)
     }
 
+    /// The same, for a caller who sees and may touch every caller's tasks. What
+    /// it makes is its own.
+    pub fn for_operator(&self, caller: CallerId) -> Pool {
+        Self {
+            sees_all: true,
+            ..self.for_caller(caller)
+        }
+    }
+
     /// Runs one prompt and gives the finished task with its result; a failed
     /// task is an `Ok` whose result's `success` is false. Dropping the future
     /// is leaving.
     pub async fn run(&self, work: impl Into<Work>) -> Result<Record, Error> {
         let running = self.start(work).await?;
+        self.finish(running).await
+    }
+
+    /// Waits for the end of a task that the caller is attached to. Dropping the
+    /// future is leaving.
+    pub async fn finish(&self, running: Running) -> Result<Record, Error> {
         let record = self.ended(running.task).await?;
         if let Some(attachment) = running.attachment {
             attachment.is_over();
@@ -413,7 +421,7 @@ impl Pool {
         let own: Vec<Task> = members
             .into_iter()
             .map(|record| record.task)
-            .filter(|task| task.caller == self.caller)
+            .filter(|task| self.sees(task))
             .collect();
         if own.is_empty() {
             return Err(Error::NotFound(Missing::Group));
@@ -429,88 +437,6 @@ impl Pool {
     /// One task, whole.
     pub async fn task(&self, id: TaskId) -> Result<Record, Error> {
         self.own(id, Parts::ALL).await
-    }
-
-    /// A task of this caller; another's is not there.
-    async fn own(&self, id: TaskId, parts: Parts) -> Result<Record, Error> {
-        self.inner
-            .store
-            .record(id, parts)
-            .await?
-            .filter(|record| record.task.caller == self.caller)
-            .ok_or(Error::NotFound(Missing::Task))
-    }
-
-    /// A page of the caller's tasks. `page_size` 0: 50; more than 1,000 is
-    /// taken as 1,000. `full`: with spec and result, and fewer tasks when they
-    /// are large.
-    pub async fn tasks(
-        &self,
-        filter: Filter,
-        page_size: usize,
-        page_token: &str,
-        full: bool,
-    ) -> Result<Page, Error> {
-        let filter = Filter {
-            caller: Some(self.caller.clone()),
-            ..filter
-        };
-        let size = match page_size {
-            0 => PAGE,
-            asked => asked.min(PAGE_MAX),
-        };
-        let query = Query {
-            before: page::parse(&filter, full, page_token)?,
-            filter,
-            limit: size + 1,
-            parts: if full { Parts::ALL } else { Parts::ROW },
-        };
-        let mut tasks = self.inner.store.list(&query).await?;
-        let mut bytes = 0;
-        let fit = tasks
-            .iter()
-            .take(size)
-            .take_while(|record| {
-                let before = bytes;
-                bytes += record.bytes();
-                before < PAGE_BYTES_MAX
-            })
-            .count();
-        let more = tasks.len() > fit;
-        tasks.truncate(fit);
-        let next_page_token = match tasks.last() {
-            Some(last) if more => page::token(&query.filter, full, last.task.id),
-            _ => String::new(),
-        };
-        Ok(Page {
-            tasks,
-            next_page_token,
-        })
-    }
-
-    /// Deletes a finished task.
-    pub async fn delete_task(&self, id: TaskId) -> Result<(), Error> {
-        let task = self.own(id, Parts::ROW).await?.task;
-        if !task.state.is_end() {
-            return Err(Error::TaskNotFinished(task.state));
-        }
-        if let Some(chain) = task.parent
-            && let Some(chain) = self.inner.store.record(chain, Parts::ROW).await?
-            && !chain.task.state.is_end()
-        {
-            // What a step gave is looked at until its chain has ended.
-            return Err(Error::TaskNotFinished(chain.task.state));
-        }
-        match self.inner.store.delete(id, task.version).await {
-            // An ended task changes no more: it was deleted meanwhile.
-            Err(StoreError::Conflict) => Err(Error::NotFound(Missing::Task)),
-            Err(error) => Err(error.into()),
-            Ok(gone) => {
-                self.inner.deleted(&gone);
-                self.inner.sweep.notify_one();
-                Ok(())
-            }
-        }
     }
 
     /// Sets a key of the shared context; gives the new revision.

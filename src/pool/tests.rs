@@ -11,6 +11,7 @@ use crate::pb::event::Kind;
 use crate::pb::{FailureReason, RunSettings};
 use crate::store::Store;
 use crate::store::memory::Memory;
+use crate::store::{Filter, StoreError};
 use crate::task::State;
 
 struct Rig {

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
@@ -70,16 +72,24 @@ impl Listener {
         };
         Ok(Connection {
             io,
-            peer: Peer(peer),
+            peer: Peer {
+                address: peer,
+                names: Arc::default(),
+            },
             aborted: Box::pin(abort.child_token().cancelled_owned()),
         })
     }
 }
 
-/// Who is at the other end; `None`: a Unix socket. In the extensions of every
-/// request.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub Option<SocketAddr>);
+/// Who is at the other end. In the extensions of every request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address; `None`: a Unix socket.
+    pub address: Option<SocketAddr>,
+    /// The names in its certificate, if it came with one that was verified: URIs
+    /// first, then DNS names.
+    pub names: Arc<[String]>,
+}
 
 /// One accepted connection.
 pub(super) struct Connection {
@@ -90,14 +100,35 @@ pub(super) struct Connection {
 
 enum Io {
     Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
+}
+
+impl Connection {
+    /// The same connection, encrypted by `handshake`, which also tells the names
+    /// of the client. It ends with the server, too. A Unix socket needs none.
+    pub async fn secured<F>(mut self, handshake: impl FnOnce(TcpStream) -> F) -> io::Result<Self>
+    where
+        F: Future<Output = io::Result<(TlsStream<TcpStream>, Vec<String>)>>,
+    {
+        let Io::Tcp(stream) = self.io else {
+            return Ok(self);
+        };
+        let (stream, names) = tokio::select! {
+            secured = handshake(stream) => secured?,
+            () = self.aborted.as_mut() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        self.io = Io::Tls(Box::new(stream));
+        self.peer.names = names.into();
+        Ok(self)
+    }
 }
 
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer
+        self.peer.clone()
     }
 }
 
@@ -114,6 +145,7 @@ impl AsyncRead for Connection {
         }
         match &mut this.io {
             Io::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
             Io::Unix(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
@@ -127,6 +159,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().io {
             Io::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
             Io::Unix(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
@@ -134,6 +167,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().io {
             Io::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Io::Tls(io) => Pin::new(io).poll_flush(cx),
             Io::Unix(io) => Pin::new(io).poll_flush(cx),
         }
     }
@@ -141,6 +175,7 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().io {
             Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Io::Unix(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
@@ -152,6 +187,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().io {
             Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
@@ -159,6 +195,7 @@ impl AsyncWrite for Connection {
     fn is_write_vectored(&self) -> bool {
         match &self.io {
             Io::Tcp(io) => io.is_write_vectored(),
+            Io::Tls(io) => io.is_write_vectored(),
             Io::Unix(io) => io.is_write_vectored(),
         }
     }

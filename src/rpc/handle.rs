@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::auth::Caller;
 use crate::error::Error;
-use crate::id::CallerId;
+use crate::pb::Scope;
 use crate::pool::Pool;
 
 /// Every service that health is asked about; "" is the whole server.
@@ -112,11 +113,16 @@ impl Handle {
         self.0.pool.get().ok_or(Error::Starting)
     }
 
-    /// The pool as the caller of a request sees it. Authentication will put
-    /// the caller into the extensions; without it everybody is nobody.
+    /// The pool as the caller of a request sees it.
     pub(super) fn pool_for<T>(&self, request: &tonic::Request<T>) -> Result<Pool, Error> {
-        let caller = request.extensions().get::<CallerId>();
-        Ok(self.pool()?.for_caller(caller.cloned().unwrap_or_default()))
+        let pool = self.pool()?;
+        // What nobody has looked at is nobody's.
+        let caller = request.extensions().get::<Caller>();
+        let caller = caller.ok_or(Error::Credentials)?;
+        Ok(match caller.scopes.has(Scope::Operate) {
+            true => pool.for_operator(caller.id.clone()),
+            false => pool.for_caller(caller.id.clone()),
+        })
     }
 
     /// Follows a drain that a call began.

@@ -4,25 +4,31 @@
 //! NOT_SERVING and every call is UNAVAILABLE (STARTING) until the pool is handed
 //! in through [`Handle::open`].
 //!
-//! A call passes, from the outside in: its span, the caller's deadline, the end
-//! of the server, requests that cannot be read, panics, the service.
+//! A call passes, from the outside in: its span, its line in the audit log, the
+//! caller's deadline, the end of the server, who calls and whether they may,
+//! requests that cannot be read, panics, the service.
 
 mod accept;
+mod audit;
+mod auth;
 mod catalog;
 mod context;
 mod convert;
 mod cut;
 mod cutoff;
 mod deadline;
+mod fresh;
 mod handle;
 mod malformed;
 mod operator;
 mod panics;
 mod pool;
+mod security;
 mod status;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod trace;
 
 use std::future::Future;
@@ -42,9 +48,13 @@ use crate::pb::server::pool_service_server::PoolServiceServer;
 use crate::pool::{Drained, Pool};
 
 pub use accept::{Listener, Peer};
+pub use audit::TARGET as AUDIT;
+pub use auth::{Options as AuthOptions, Scopes, Tokens, hash};
 pub use deadline::Deadline;
 pub use handle::Handle;
+pub use security::Security;
 pub use status::DOMAIN;
+pub use tls::Options as TlsOptions;
 
 /// Largest request. Answers are kept below the 4 MiB that every client takes.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -64,6 +74,9 @@ pub struct Options {
     /// The composed configuration as TOML, secrets redacted: what GetConfig
     /// answers. Default: the pool's options alone.
     pub config_toml: Option<String>,
+    /// How connections are encrypted and callers told apart. Default: not at
+    /// all.
+    pub security: Security,
     /// Silence of a connection before it is pinged. Default 20 s.
     pub keepalive_interval: Duration,
     /// Longest wait for the answer to a ping; then the connection is cut and
@@ -75,6 +88,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             config_toml: None,
+            security: Security::default(),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
         }
@@ -160,8 +174,11 @@ impl Server {
                 .http2_keepalive_timeout(Some(self.options.keepalive_timeout))
                 .max_concurrent_streams(Some(STREAMS_MAX))
                 .serve_with_incoming_shutdown(
-                    layers(self.routes, cutoff.clone()),
-                    listener.into().incoming(abort.clone()),
+                    layers(self.routes, cutoff.clone(), &self.options.security),
+                    tls::Secured::new(
+                        listener.into().incoming(abort.clone()),
+                        self.options.security.tls(),
+                    ),
                     closing.clone().cancelled_owned(),
                 )
         );
@@ -192,16 +209,22 @@ impl Server {
 
 /// What stands between a connection and a service.
 type Layers<S> = trace::TraceService<
-    deadline::DeadlineService<
-        cutoff::CutoffService<malformed::MalformedService<panics::PanicService<S>>>,
+    audit::AuditService<
+        deadline::DeadlineService<
+            cutoff::CutoffService<
+                auth::AuthService<malformed::MalformedService<panics::PanicService<S>>>,
+            >,
+        >,
     >,
 >;
 
-fn layers<S>(service: S, cutoff: CancellationToken) -> Layers<S> {
+fn layers<S>(service: S, cutoff: CancellationToken, security: &Security) -> Layers<S> {
     let service = panics::PanicService::new(service);
     let service = malformed::MalformedService::new(service);
+    let service = auth::AuthService::new(service, security.gate());
     let service = cutoff::CutoffService::new(service, cutoff);
-    trace::TraceService::new(deadline::DeadlineService::new(service))
+    let service = deadline::DeadlineService::new(service);
+    trace::TraceService::new(audit::AuditService::new(service))
 }
 
 /// The server's life up to the moment when nothing new can come of waiting.

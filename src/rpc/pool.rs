@@ -2,12 +2,14 @@
 
 use tonic::{Request, Response, Status};
 
+use super::audit::Noted;
 use super::convert::{self, Shown};
 use super::handle::Handle;
 use super::streams::{self, Chain, Items, Log, Messages, Output, Run, Statuses};
 use crate::event::wire;
 use crate::pb;
 use crate::pb::server::pool_service_server::PoolService;
+use crate::pool::Target;
 
 /// The service.
 pub struct Service {
@@ -34,8 +36,12 @@ impl PoolService for Service {
 
     async fn run(&self, request: Request<pb::RunRequest>) -> Answer<pb::RunResponse> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let work = convert::run(request.into_inner())?;
-        let record = self.handle.unless_drained(pool.run(work)).await?;
+        let running = pool.start(work).await?;
+        noted.id(running.task);
+        let ended = pool.finish(running);
+        let record = self.handle.unless_drained(ended).await?;
         let (task, result) = convert::task_and_result(record);
         Ok(Response::new(pb::RunResponse {
             task: Some(task),
@@ -48,16 +54,21 @@ impl PoolService for Service {
         request: Request<pb::RunStreamRequest>,
     ) -> Answer<Self::RunStreamStream> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let (work, after, interval) = convert::run_stream(request.into_inner())?;
         let (running, tail) = pool.start_watched(work, after).await?;
+        noted.id(running.task);
         let source = Run::new(running, tail);
         Ok(streams::stream(source, interval, &self.handle))
     }
 
     async fn submit(&self, request: Request<pb::SubmitRequest>) -> Answer<pb::SubmitResponse> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let work = convert::submit(request.into_inner())?;
-        let task_id = pool.submit(work).await?.to_string();
+        let task = pool.submit(work).await?;
+        noted.id(task);
+        let task_id = task.to_string();
         Ok(Response::new(pb::SubmitResponse { task_id }))
     }
 
@@ -103,7 +114,12 @@ impl PoolService for Service {
 
     async fn cancel(&self, request: Request<pb::CancelRequest>) -> Answer<pb::CancelResponse> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let target = convert::cancel(&request.into_inner())?;
+        match target {
+            Target::Task(task) => noted.id(task),
+            Target::Group(group) => noted.id(group),
+        }
         let cancelled = pool.cancel(target).await?;
         Ok(Response::new(pb::CancelResponse {
             task: cancelled.task.map(|t| convert::task(t, Shown::WithoutSpec)),
@@ -113,15 +129,21 @@ impl PoolService for Service {
 
     async fn retry(&self, request: Request<pb::RetryRequest>) -> Answer<pb::RetryResponse> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let (task, id) = convert::retry(&request.into_inner())?;
-        let task_id = pool.retry(task, id).await?.to_string();
+        noted.id(task);
+        let task = pool.retry(task, id).await?;
+        noted.id(task);
+        let task_id = task.to_string();
         Ok(Response::new(pb::RetryResponse { task_id }))
     }
 
     async fn fan_out(&self, request: Request<pb::FanOutRequest>) -> Answer<Self::FanOutStream> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let (specs, request_id, detach, interval) = convert::fan_out(request.into_inner())?;
         let fan_out = pool.fan_out(specs, request_id, detach).await?;
+        noted.id(fan_out.group);
         let accepted = Some(pb::FanOutAccepted {
             group_id: fan_out.group.to_string(),
             task_ids: fan_out.tasks.iter().map(ToString::to_string).collect(),
@@ -135,9 +157,11 @@ impl PoolService for Service {
         request: Request<pb::SubmitChainRequest>,
     ) -> Answer<pb::SubmitChainResponse> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let call = request.into_inner();
         let id = convert::request(&call.request_id)?;
         let task = pool.submit_chain(call.steps, call.options, id).await?;
+        noted.id(task);
         let task_id = task.to_string();
         Ok(Response::new(pb::SubmitChainResponse { task_id }))
     }
@@ -147,9 +171,11 @@ impl PoolService for Service {
         request: Request<pb::FanOutChainsRequest>,
     ) -> Answer<pb::FanOutChainsResponse> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let call = request.into_inner();
         let id = convert::request(&call.request_id)?;
         let (group, tasks) = pool.fan_out_chains(call.chains, call.options, id).await?;
+        noted.id(group);
         Ok(Response::new(pb::FanOutChainsResponse {
             task_ids: tasks.iter().map(ToString::to_string).collect(),
             group_id: group.to_string(),
@@ -161,12 +187,14 @@ impl PoolService for Service {
         request: Request<pb::SubmitWorkflowRequest>,
     ) -> Answer<pb::SubmitWorkflowResponse> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let call = request.into_inner();
         let id = convert::request(&call.request_id)?;
         let name = convert::required("name", call.name)?;
         let task = pool
             .submit_workflow(&name, call.arguments, call.options, id)
             .await?;
+        noted.id(task);
         let task_id = task.to_string();
         Ok(Response::new(pb::SubmitWorkflowResponse { task_id }))
     }
@@ -196,7 +224,9 @@ impl PoolService for Service {
         request: Request<pb::CancelChainRequest>,
     ) -> Answer<pb::CancelChainResponse> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let (task, now) = convert::cancel_chain(&request.into_inner())?;
+        noted.id(task);
         pool.cancel_chain(task, now).await?;
         let progress = Some(pool.chain_progress(task).await?);
         Ok(Response::new(pb::CancelChainResponse { progress }))
@@ -236,7 +266,9 @@ impl PoolService for Service {
         request: Request<pb::DeleteTaskRequest>,
     ) -> Answer<pb::DeleteTaskResponse> {
         let pool = self.handle.pool_for(&request)?;
+        let noted = Noted::of(&request);
         let task = convert::task_id(&request.into_inner().task_id)?;
+        noted.id(task);
         pool.delete_task(task).await?;
         Ok(Response::new(pb::DeleteTaskResponse {}))
     }

@@ -51,7 +51,8 @@ fn code(error: &Error) -> Code {
             true => Code::OutOfRange,
             false => Code::FailedPrecondition,
         },
-        Error::Policy { .. } => Code::PermissionDenied,
+        Error::Policy { .. } | Error::ScopeMissing { .. } => Code::PermissionDenied,
+        Error::Credentials => Code::Unauthenticated,
         Error::BudgetExhausted | Error::QueueFull | Error::TooManyWatchers => {
             Code::ResourceExhausted
         }
@@ -72,6 +73,9 @@ fn details(error: &Error) -> ErrorDetails {
     | Error::Policy { field, .. } = error
     {
         metadata.insert("field".to_owned(), cut(field, VIOLATION_MAX));
+    }
+    if let Error::ScopeMissing { needed } = error {
+        metadata.insert("scope".to_owned(), needed.clone());
     }
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     if let Error::Invalid(violations) = error {

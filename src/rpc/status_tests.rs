@@ -87,6 +87,14 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             Code::FailedPrecondition,
             "SESSION_UNUSABLE",
         ),
+        (Error::Credentials, Code::Unauthenticated, "CREDENTIALS"),
+        (
+            Error::ScopeMissing {
+                needed: "work,operate".to_owned(),
+            },
+            Code::PermissionDenied,
+            "SCOPE_MISSING",
+        ),
         (
             Error::Policy {
                 field: field(),

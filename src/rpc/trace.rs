@@ -175,7 +175,7 @@ impl<B: Body> Body for TraceBody<B> {
 }
 
 /// A code as the specification writes it.
-fn name(code: Code) -> &'static str {
+pub(super) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

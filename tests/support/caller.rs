@@ -32,6 +32,12 @@ pub async fn connect(addr: SocketAddr) -> Channel {
     endpoint.connect().await.unwrap()
 }
 
+/// A connection that comes about when it is used first.
+pub fn lazily(addr: SocketAddr) -> Channel {
+    let endpoint = Channel::from_shared(format!("http://{addr}")).unwrap();
+    endpoint.connect_lazy()
+}
+
 /// Clients over one connection.
 #[derive(Clone)]
 pub struct Caller {

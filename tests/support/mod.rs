@@ -11,6 +11,7 @@ mod caller;
 mod program;
 #[path = "../../src/rpc/tests/raw.rs"]
 pub mod raw;
+pub mod secure;
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
@@ -135,7 +136,8 @@ impl Harness {
             .unwrap();
         handle.open(pool.clone()).await;
         Running {
-            caller: Caller::over(connect(addr).await, self.kind.grammar()),
+            // Where the server wants more than this, a test has its own way to it.
+            caller: Caller::over(lazily(addr), self.kind.grammar()),
             pool,
             addr,
             handle,

@@ -353,6 +353,27 @@ mod tests {
     }
 
     #[test]
+    fn a_private_file_is_its_owners_alone_and_does_not_outlive_a_killed_server() {
+        use std::os::unix::fs::MetadataExt;
+        let state = tempfile::tempdir().unwrap();
+        let killed = Homes::open(state.path(), None).unwrap();
+        let home = killed.acquire().unwrap();
+        let file = home.private("mcp.json", "secret").unwrap();
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+        let around = file.parent().unwrap().metadata().unwrap();
+        assert_eq!(around.mode() & 0o777, 0o700);
+        // What a kill leaves: nothing is dropped, and the lock is free.
+        std::mem::forget(home);
+        rustix::fs::flock(&killed._lock, rustix::fs::FlockOperation::Unlock).unwrap();
+
+        let next = Homes::open(state.path(), None).unwrap();
+        assert!(file.exists());
+        next.settle().unwrap();
+
+        assert!(!file.exists());
+    }
+
+    #[test]
     fn a_state_directory_serves_one_server_at_a_time() {
         let state = tempfile::tempdir().unwrap();
         let first = Homes::open(state.path(), None).unwrap();
