@@ -200,6 +200,7 @@ CRDS := $(TOOLS)/crds-$(ISTIO_API_VERSION)-$(GATEWAY_API_VERSION)-$(PROMETHEUS_O
 
 test-deploy: $(KUSTOMIZE) $(DEPLOY_PY)/done $(CRDS)/done ## Lint the Containerfile, check the manifests and the unit.
 	@$(call need,systemd-analyze,systemd (the package of that name))
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	$(DEPLOY_PY)/bin/hadolint Containerfile
 	$(DEPLOY_PY)/bin/shellcheck deploy/*.sh .ci/run
 	systemd-analyze verify deploy/systemd/claudepool.service

@@ -11,7 +11,9 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
+import tempfile
 import unittest
 
 import jsonschema
@@ -413,6 +415,29 @@ class Meshes(unittest.TestCase):
 
 
 class Elsewhere(unittest.TestCase):
+    def test_the_image_is_built_from_what_its_context_lets_in(self):
+        rules = (ROOT / ".containerignore").read_text().split("\n")
+        let_in = [rule[1:] for rule in rules if rule.startswith("!")]
+        self.assertIn("*", rules)
+        with tempfile.TemporaryDirectory() as context:
+            for name in let_in:
+                copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+                copy(ROOT / name, pathlib.Path(context) / name)
+            # With a compiler that only fails: cargo asks it when it has found all
+            # that the manifest names.
+            asked = subprocess.run(
+                ["cargo", "build", "--locked", "--bin", "claudepool"],
+                cwd=context,
+                env={**os.environ, "RUSTC": "false", "CARGO_TARGET_DIR": context},
+                capture_output=True,
+                text=True,
+            )
+        self.assertIn("`false -vV`", asked.stderr)
+        # Cargo does not know that it needs these.
+        self.assertLessEqual({"build.rs", "proto"}, set(let_in))
+        named = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Containerfile").read_text(), re.M)
+        self.assertLessEqual({name for line in named for name in line.split()} - {"."}, set(let_in))
+
     def test_the_image_has_the_cli_that_is_tested(self):
         pinned = re.search(r"^CLAUDE_VERSION := (\S+)$", (ROOT / "Makefile").read_text(), re.M)[1]
         self.assertIn(f"ARG CLAUDE_VERSION={pinned}\n", (ROOT / "Containerfile").read_text())
