@@ -44,7 +44,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("demo", &[]),
     (
         "cli",
-        &["pb", "config", "agent", "pool", "rpc", "store", "demo"],
+        &[
+            "pb", "config", "agent", "pool", "rpc", "store", "catalog", "demo",
+        ],
     ),
 ];
 /// The pool's methods take and give some of the store's values.

@@ -71,12 +71,11 @@ pub(super) async fn workflow(mut client: Client, args: WorkflowArgs) -> Result<(
                 steps: steps.read()?,
                 ..pb::Workflow::default()
             };
-            let request = pb::PutWorkflowRequest {
-                workflow: Some(workflow),
-            };
-            let answer = client.catalog.put_workflow(request).await;
-            let workflow = client.answer(answer)?.workflow.unwrap_or_default();
-            client.show("Workflow", &workflow, table::workflow);
+            put_workflow(client, workflow).await?;
+        }
+        #[cfg(feature = "server")]
+        WorkflowAction::Load { file } => {
+            put_workflow(client, super::load::workflow(&file)?).await?;
         }
         WorkflowAction::Delete { name } => {
             let request = pb::DeleteWorkflowRequest { name };
@@ -140,11 +139,10 @@ pub(super) async fn skill(mut client: Client, args: SkillArgs) -> Result<(), Fai
                 prompt: value_or_stdin(prompt)?,
                 ..pb::Skill::default()
             };
-            let request = pb::PutSkillRequest { skill: Some(skill) };
-            let answer = client.catalog.put_skill(request).await;
-            let skill = client.answer(answer)?.skill.unwrap_or_default();
-            client.show("Skill", &skill, table::skill);
+            put_skill(client, skill).await?;
         }
+        #[cfg(feature = "server")]
+        SkillAction::Load { file } => put_skill(client, super::load::skill(&file)?).await?,
         SkillAction::Delete { name } => {
             let request = pb::DeleteSkillRequest { name };
             let answer = client.catalog.delete_skill(request).await;
@@ -152,6 +150,28 @@ pub(super) async fn skill(mut client: Client, args: SkillArgs) -> Result<(), Fai
             client.show("DeleteSkillResponse", &answer, |_| line("deleted"));
         }
     }
+    Ok(())
+}
+
+async fn put_workflow(mut client: Client, workflow: pb::Workflow) -> Result<(), Failure> {
+    let workflow = Some(workflow);
+    let answer = client
+        .catalog
+        .put_workflow(pb::PutWorkflowRequest { workflow })
+        .await;
+    let workflow = client.answer(answer)?.workflow.unwrap_or_default();
+    client.show("Workflow", &workflow, table::workflow);
+    Ok(())
+}
+
+async fn put_skill(mut client: Client, skill: pb::Skill) -> Result<(), Failure> {
+    let skill = Some(skill);
+    let answer = client
+        .catalog
+        .put_skill(pb::PutSkillRequest { skill })
+        .await;
+    let skill = client.answer(answer)?.skill.unwrap_or_default();
+    client.show("Skill", &skill, table::skill);
     Ok(())
 }
 

@@ -23,6 +23,8 @@ mod install;
 mod json;
 #[cfg(feature = "server")]
 mod listen;
+#[cfg(feature = "server")]
+mod load;
 mod operate;
 #[cfg(feature = "server")]
 mod program;

@@ -134,3 +134,42 @@ fn a_workflow_is_stored_listed_shown_run_and_deleted() {
         4
     );
 }
+
+#[test]
+fn files_of_catalog_folders_are_stored_as_they_stand() {
+    let server = Server::start();
+    let write = |name: &str, text: &str| {
+        let file = server.home.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let skill = write(
+        "SKILL.md",
+        "---\nname: shout\ndescription: Says it loud.\nmetadata:\n  claudepool.arguments: |\n    - name: what\n      required: true\n---\n::echo {what}!\n",
+    );
+    let workflow = write(
+        "twice.workflow.yaml",
+        "name: twice\ndescription: Says it twice.\narguments:\n  - name: what\n    required: true\nsteps:\n  - name: one\n    skill:\n      name: shout\n      arguments: {what: \"{what}\"}\n    settings: {permission_mode: plan}\n  - name: two\n    prompt: \"::echo {previous_output} {steps.one}\"\n",
+    );
+
+    let loaded = server.client(&["skill", "load", &skill]);
+    assert_eq!(loaded.code, 0, "{}", loaded.err);
+    let loaded = server.client(&["workflow", "load", &workflow]);
+    assert_eq!(loaded.code, 0, "{}", loaded.err);
+
+    let said = server.client(&["workflow", "run", "twice", "what=hey"]);
+    assert_eq!(
+        (said.code, said.out.as_str()),
+        (0, "hey! hey!\n"),
+        "{}",
+        said.err
+    );
+    let broken = write("broken.workflow.yaml", "steps: [");
+    let refused = server.client(&["workflow", "load", &broken]);
+    assert_eq!(refused.code, 2, "{}", refused.err);
+    assert!(
+        refused.err.contains("broken.workflow.yaml"),
+        "{}",
+        refused.err
+    );
+}

@@ -104,6 +104,13 @@ pub(in crate::cli) enum WorkflowAction {
         #[command(flatten)]
         about: AboutArgs,
     },
+    /// Store a workflow, or replace the stored one of that name, from a file as
+    /// catalog folders hold them: NAME.workflow.yaml or NAME.workflow.json.
+    #[cfg(feature = "server")]
+    Load {
+        /// The file.
+        file: PathBuf,
+    },
     /// Delete a stored workflow.
     Delete {
         /// Its name.
@@ -146,6 +153,13 @@ pub(in crate::cli) enum SkillAction {
         prompt: String,
         #[command(flatten)]
         about: AboutArgs,
+    },
+    /// Store a skill, or replace the stored one of that name, from a file as catalog
+    /// folders hold them: SKILL.md or NAME.json.
+    #[cfg(feature = "server")]
+    Load {
+        /// The file.
+        file: PathBuf,
     },
     /// Delete a stored skill.
     Delete {

@@ -136,7 +136,7 @@ impl PromptArgs {
     }
 }
 
-pub(super) fn read_file(file: &Path) -> Result<String, Failure> {
+pub(in crate::cli) fn read_file(file: &Path) -> Result<String, Failure> {
     if file == Path::new("-") {
         return read_stdin();
     }
