@@ -1,6 +1,8 @@
 //! What a server's process gives up before it reads any secret.
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
 use super::failure::Failure;
 
@@ -11,10 +13,14 @@ pub(super) fn harden() -> Result<(), Failure> {
     let failed = |error| Failure::failed(format!("core dumps cannot be turned off: {error}"));
     // One byte, not none: a limit of 0 does not hold where the kernel pipes
     // dumps to a program; at 1 it gives up either way (core(5), do_coredump).
-    let one = Rlimit {
-        current: Some(1),
-        maximum: Some(1),
+    // It cannot be raised above what was set before the start.
+    let most = getrlimit(Resource::Core)
+        .maximum
+        .map_or(1, |most| most.min(1));
+    let limit = Rlimit {
+        current: Some(most),
+        maximum: Some(most),
     };
-    setrlimit(Resource::Core, one).map_err(failed)?;
+    setrlimit(Resource::Core, limit).map_err(failed)?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)
 }

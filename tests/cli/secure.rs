@@ -314,6 +314,8 @@ fn neither_the_server_nor_what_it_starts_dumps_core() {
         let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let core = limits.lines().find(|l| l.starts_with("Max core file size"));
         let words: Vec<_> = core.unwrap().split_whitespace().skip(4).collect();
-        assert_eq!(words[..2], ["1", "1"], "{pid}");
+        // 0: this machine had none for us to give up.
+        let given_up = [["1", "1"], ["0", "0"]].contains(&[words[0], words[1]]);
+        assert!(given_up, "{pid}: {words:?}");
     }
 }
