@@ -32,7 +32,6 @@ SECRETS = {
     "claudepool-provider": {"api-key"},
     "claudepool-store": {"url"},
 }
-SCOPES = ("read", "work", "operate", "author")
 
 
 def build(folder):
@@ -98,19 +97,8 @@ def methods():
             if "NO_SIDE_EFFECTS" in body:
                 harmless.add(method)
             said = re.findall(r"option \(scopes\) = SCOPE_(\w+);", body)
-            scopes[method] = {scope.lower() for scope in said} or by_rule(service, name, body)
+            scopes[method] = {scope.lower() for scope in said}
     return scopes, harmless
-
-
-def by_rule(service, name, body):
-    """The scopes of a method whose proto names none."""
-    if service == "OperatorService":
-        return {"operate"}
-    if "NO_SIDE_EFFECTS" in body:
-        return {"read"}
-    if service == "PoolService":
-        return {"work", "operate"} if name in ("Cancel", "CancelChain", "DeleteTask") else {"work"}
-    return {"author"}
 
 
 def seconds(text):
@@ -330,6 +318,7 @@ class Meshes(unittest.TestCase):
     def setUp(self):
         self.scopes, self.harmless = methods()
         self.assertGreater(len(self.scopes), 40)
+        self.assertNotIn(set(), self.scopes.values())
 
     def rights(self, allowed):
         """`allowed`: pairs of a caller's name and a path; a path may end in *."""

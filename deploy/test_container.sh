@@ -8,8 +8,9 @@
 set -euo pipefail
 program=$(readlink -f "$1") claude=$(readlink -f "$2")
 user=10001
-root=$(mktemp -d)
-trap 'rmdir "$root"' EXIT
+root=$(mktemp -d) server=
+# PID 1 takes all of its namespace with it.
+trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null || true; rmdir "$root"' EXIT
 
 export program claude user root
 # Runs within the new namespaces: makes the root, then becomes what is tested.
@@ -34,12 +35,14 @@ inside() {
     cd "$root"
     exec chroot . /usr/bin/env -i PATH=/usr/bin:/bin HOME=/var/lib/claudepool XDG_DATA_HOME=/var/lib \
         CLAUDEPOOL_CLAUDE_BIN="/opt/${claude##*/}" \
-        setpriv "${become[@]}" --no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set=-all "$@"
+        setpriv "${become[@]}" "$@"
 }
 
-become=(--reuid "$user" --regid "$user" --clear-groups) namespaces=()
-if [ "$(id -u)" != 0 ]; then
-    become=() namespaces=(--user --map-user="$user" --map-group="$user" --keep-caps)
+become=(--no-new-privs --inh-caps=-all --ambient-caps=-all --bounding-set=-all) namespaces=() enter=()
+if [ "$(id -u)" = 0 ]; then
+    become+=(--reuid "$user" --regid "$user" --clear-groups)
+else
+    namespaces=(--user --map-user="$user" --map-group="$user" --keep-caps) enter=(--user --preserve-credentials)
 fi
 container() {
     unshare "${namespaces[@]}" --mount --pid --fork --kill-child \
@@ -61,7 +64,7 @@ echo "the demo runs: prompts on real processes, a cancel, an orderly end"
 said=$(container "/opt/$name" demo --canned </dev/null 2>&1) || fail "the demo failed: $said"
 grep -q '10 of 10 succeeded' <<<"$said" || fail "the demo said: $said"
 
-echo "PID 1 drains at SIGTERM and ends with 0"
+echo "it serves"
 coproc SERVER { container "/opt/$name" serve --listen 127.0.0.1:0 2>/dev/null; }
 read -r line <&"${SERVER[0]}"
 [[ $line == "claudepool is serving on"* ]] || fail "no server: $line"
@@ -70,5 +73,16 @@ server=$SERVER_PID waiter=$SERVER_PID
 while [ "$(<"/proc/$server/comm")" != "$name" ]; do
     read -r server _ <"/proc/$server/task/$server/children" || true
 done
+
+echo "another process of its user reads neither its environment nor its memory"
+# shellcheck disable=SC2016 # Expanded in there.
+nsenter "${enter[@]}" --target "$server" --mount --pid --root \
+    env --chdir=/ setpriv "${become[@]}" bash -c '
+    [ "$(id -u)" = 10001 ] && cat /proc/self/environ >/dev/null &&
+    ! cat /proc/1/environ >/dev/null 2>&1 && ! cat /proc/1/maps >/dev/null 2>&1' \
+    || fail "it does"
+
+echo "PID 1 drains at SIGTERM and ends with 0"
 kill -TERM "$server"
 wait "$waiter" || fail "it ended with $?"
+server=
