@@ -302,6 +302,8 @@ fn no_secret_is_where_others_look() {
 #[test]
 fn neither_the_server_nor_what_it_starts_dumps_core() {
     let server = Server::start();
+    // A process that has answered is there.
+    assert_eq!(server.client(&["run", "::echo x"]).code, 0);
     let slots = server.client(&["slots", "--json"]).out;
     let slots: Value = serde_json::from_str(slots.lines().next().unwrap()).unwrap();
     let slots = slots.get("slots").unwrap_or(&slots);
