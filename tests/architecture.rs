@@ -290,7 +290,10 @@ fn links_between_documents_lead_somewhere() {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
+        "SECURITY.md",
+        "deploy/README.md",
         "docs/errors.md",
+        "docs/threat-model.md",
     ] {
         let path = root().join(file);
         let text = std::fs::read_to_string(&path).unwrap();
@@ -312,9 +315,10 @@ fn documents_name_tests_that_exist() {
     let (_, rest) = architecture.split_once("## Invariants").unwrap();
     let invariants = rest.split("\n## ").next().unwrap();
     let methods = std::fs::read_to_string(root().join("docs/pool-methods.md")).unwrap();
+    let threats = std::fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
     let mut code: String = files(&root().join("src")).iter().map(read).collect();
     code.extend(files(&root().join("tests")).iter().map(read));
-    for text in [invariants, methods.as_str()] {
+    for text in [invariants, methods.as_str(), threats.as_str()] {
         let rows = text.lines().filter(|line| line.starts_with("| "));
         let cells = rows.filter_map(|row| row.trim_end_matches(" |").rsplit_once(" | "));
         let mut named = 0;
