@@ -118,6 +118,9 @@ pub enum Error {
     /// The queue is full.
     #[error("the queue is full")]
     QueueFull,
+    /// The caller has as much in the queue as it may.
+    #[error("the caller has as many tasks in the queue as the policy allows")]
+    CallerQueueFull,
     /// Too many streams.
     #[error("too many watchers")]
     TooManyWatchers,
@@ -187,7 +190,7 @@ impl Error {
             Self::Credentials => ErrorReason::Credentials,
             Self::ScopeMissing { .. } => ErrorReason::ScopeMissing,
             Self::BudgetExhausted => ErrorReason::BudgetExhausted,
-            Self::QueueFull => ErrorReason::QueueFull,
+            Self::QueueFull | Self::CallerQueueFull => ErrorReason::QueueFull,
             Self::TooManyWatchers => ErrorReason::TooManyWatchers,
             Self::Paused => ErrorReason::Paused,
             Self::SlotBounds { .. } => ErrorReason::SlotBounds,
@@ -204,9 +207,11 @@ impl Error {
     /// When to try again, if that may help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::QueueFull | Self::TooManyWatchers | Self::Starting | Self::Store(_) => {
-                Some(Duration::from_secs(1))
-            }
+            Self::QueueFull
+            | Self::CallerQueueFull
+            | Self::TooManyWatchers
+            | Self::Starting
+            | Self::Store(_) => Some(Duration::from_secs(1)),
             // Another server, or this one's successor, takes it.
             Self::Draining | Self::Paused => Some(Duration::from_secs(2)),
             Self::Conflict => Some(Duration::from_millis(50)),

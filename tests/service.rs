@@ -46,6 +46,8 @@ mod money;
 mod operator;
 #[path = "service/outage.rs"]
 mod outage;
+#[path = "service/policy.rs"]
+mod policy;
 #[path = "service/promises.rs"]
 mod promises;
 #[path = "service/requests.rs"]

@@ -30,6 +30,8 @@ mod operate;
 mod program;
 mod render;
 #[cfg(feature = "server")]
+mod scratch;
+#[cfg(feature = "server")]
 mod serve;
 mod table;
 #[cfg(feature = "server")]

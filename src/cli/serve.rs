@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use super::{harden, listen, program};
+use super::{harden, listen, program, scratch};
 use crate::agent::claude::Claude;
 use crate::config::{Config, Listen, StoreUrl};
 use crate::money::Microdollars;
@@ -344,9 +344,8 @@ fn settle_paths(config: &mut Config) -> Result<Option<TempDir>, Failure> {
                 PathBuf::from(name)
             }
             None => {
-                let dir = tempfile::Builder::new().prefix("claudepool-").tempdir();
-                let dir =
-                    dir.map_err(|e| Failure::failed(format!("no temporary directory: {e}")))?;
+                let dir = scratch::make()
+                    .map_err(|e| Failure::failed(format!("no temporary directory: {e}")))?;
                 scratch.insert(dir).path().to_owned()
             }
         });

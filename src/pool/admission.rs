@@ -216,8 +216,8 @@ impl Check<'_> {
             for (i, tool) in tools.iter().enumerate().take(257) {
                 let field = format!("{field}[{i}]");
                 self.length(&field, tool, 1, 1024);
-                if tool.starts_with('-') || tool.contains(|c: char| c.is_control()) {
-                    self.fail(&field, "must be a permission rule");
+                if !is_rule(tool) {
+                    self.fail(&field, "must be a permission rule: Tool or Tool(pattern)");
                 }
             }
         }
@@ -287,6 +287,28 @@ impl Check<'_> {
     }
 }
 
+/// Whether a text is one permission rule. It becomes a part of an argument, in
+/// which commas and blanks separate rules.
+fn is_rule(text: &str) -> bool {
+    let (name, pattern) = match text.split_once('(') {
+        None => (text, None),
+        Some((name, rest)) => (name, rest.strip_suffix(')').or(Some(")"))),
+    };
+    let of_name = |c: char| c.is_ascii_alphanumeric() || "_-.:*".contains(c);
+    let breaks = |c: char| matches!(c, '(' | ')' | ',') || c.is_control();
+    !name.is_empty()
+        && !name.starts_with('-')
+        && name.chars().all(of_name)
+        && !pattern.is_some_and(|pattern| pattern.contains(breaks))
+}
+
+/// Whether what the operator lists covers a rule: it is the same, or the bare
+/// name of its tool.
+fn covers(listed: &str, rule: &str) -> bool {
+    let name = rule.split('(').next().unwrap_or(rule);
+    listed == rule || listed == name
+}
+
 /// The operator's ceiling.
 fn allowed(asked: &RunSettings, path: &str, options: &Options) -> Result<(), Error> {
     let policy = &options.policy;
@@ -304,6 +326,27 @@ fn allowed(asked: &RunSettings, path: &str, options: &Options) -> Result<(), Err
             "permission_mode",
             format!("the policy does not allow {}", mode.as_str_name()),
         );
+    }
+    for (field, model) in [
+        ("model", &asked.model),
+        ("fallback_model", &asked.fallback_model),
+    ] {
+        if let (Some(model), Some(models)) = (model, &policy.models)
+            && !models.contains(model)
+        {
+            let models = models.join(", ");
+            return refuse(field, format!("the policy allows {models} alone"));
+        }
+    }
+    if let Some(tools) = &policy.tools {
+        let covered = |rule: &String| tools.iter().any(|listed| covers(listed, rule));
+        if let Some(i) = asked.allowed_tools.iter().position(|rule| !covered(rule)) {
+            let tools = tools.join(", ");
+            return refuse(
+                &format!("allowed_tools[{i}]"),
+                format!("the policy allows {tools} alone"),
+            );
+        }
     }
     let ceiling = Microdollars::from_dollars(policy.task_budget_max_usd);
     if let Some(budget) = asked.budget_microdollars
@@ -444,14 +487,96 @@ mod tests {
                 },
                 "task.settings.slash_commands",
             ),
+            (
+                RunSettings {
+                    model: Some("opus".into()),
+                    ..RunSettings::default()
+                },
+                "task.settings.model",
+            ),
+            (
+                RunSettings {
+                    fallback_model: Some("opus".into()),
+                    ..RunSettings::default()
+                },
+                "task.settings.fallback_model",
+            ),
+            (
+                RunSettings {
+                    allowed_tools: vec!["Read(src/**)".into(), "Bash(git log:*)".into()],
+                    ..RunSettings::default()
+                },
+                "task.settings.allowed_tools[1]",
+            ),
+            (
+                RunSettings {
+                    run_timeout: Some(prost_types::Duration {
+                        seconds: 24 * 3600 + 1,
+                        nanos: 0,
+                    }),
+                    ..RunSettings::default()
+                },
+                "task.settings.run_timeout",
+            ),
+            (
+                RunSettings {
+                    mcp_servers: [("m".to_owned(), mcp("true"))].into(),
+                    ..RunSettings::default()
+                },
+                "task.settings.mcp_servers",
+            ),
         ] {
             let mut asked = spec("hello");
             asked.settings = Some(settings);
-            match admit(&asked, "task.", &Options::default()) {
+            let mut options = Options::default();
+            options.policy.models = Some(vec!["sonnet".into()]);
+            options.policy.tools = Some(vec!["Read".into(), "Bash(git status)".into()]);
+            match admit(&asked, "task.", &options) {
                 Err(Error::Policy { field: found, .. }) => assert_eq!(found, field),
                 other => panic!("{field}: {other:?}"),
             }
         }
+    }
+
+    fn mcp(command: &str) -> pb::McpServer {
+        let stdio = pb::McpStdio {
+            command: command.to_owned(),
+            ..pb::McpStdio::default()
+        };
+        pb::McpServer {
+            transport: Some(Transport::Stdio(stdio)),
+        }
+    }
+
+    #[test]
+    fn a_tool_rule_is_one_rule() {
+        for good in [
+            "Read",
+            "Bash(git log:*)",
+            "mcp__m__t",
+            "Read(src/**)",
+            "Task(*)",
+        ] {
+            assert!(is_rule(good), "{good}");
+        }
+        for bad in [
+            "",
+            "--allowed-tools",
+            "-x",
+            "Read,Bash",
+            "Read Bash",
+            "Read(x),Bash(y)",
+            "Read(x) Bash",
+            "Read(x",
+            "Read)",
+            "(x)",
+            "Read(x)y",
+            "Read\nBash",
+        ] {
+            assert!(!is_rule(bad), "{bad}");
+        }
+        assert!(covers("Read", "Read(src/**)") && covers("Read(src/**)", "Read(src/**)"));
+        assert!(!covers("Read(src/**)", "Read") && !covers("Rea", "Read(x)"));
     }
 
     #[test]

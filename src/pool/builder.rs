@@ -1,5 +1,6 @@
 //! Builds a pool: probe, recover, start.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
@@ -15,6 +16,7 @@ use super::hold::Hold;
 use super::inner::Inner;
 use super::lease;
 use super::outage::{self, Outage};
+use super::queue::{self, Queue};
 use super::shelf::Shelf;
 use super::workspace::Roots;
 use super::{
@@ -134,7 +136,6 @@ impl Builder {
         }
         let context = store.context().await.map_err(failed)?;
         let totals = store.totals().await.map_err(failed)?;
-        let queued = totals.tasks.get(&State::Queued).copied().unwrap_or(0);
 
         let catalog = catalog::fixed(&self.options.catalog_dirs)
             .await
@@ -163,8 +164,7 @@ impl Builder {
             sweep: Notify::new(),
             may_wait: AtomicBool::new(true),
             looks: AtomicBool::new(false),
-            queued: AtomicI64::new(i64::try_from(queued).unwrap_or(i64::MAX)),
-            coming: AtomicI64::new(0),
+            queue: Queue::default(),
             watchers: AtomicUsize::new(0),
             completed: AtomicU64::new(0),
             cost: AtomicI64::new(0),
@@ -208,6 +208,7 @@ fn failed(error: impl std::fmt::Display) -> BuildError {
 async fn recover(inner: &Inner) -> Result<(), Error> {
     let grace = inner.options.restart_grace;
     let mut chains = Vec::new();
+    let mut queued = HashMap::new();
     for states in [vec![State::Running, State::Cancelling], vec![State::Queued]] {
         let mut query = Query {
             filter: Filter {
@@ -228,6 +229,9 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
                 if task.is_chain() && task.state == State::Cancelling {
                     chains.push(task.id);
                 }
+                if queue::is_queued(task.state, &task) {
+                    *queued.entry(task.caller.clone()).or_default() += 1;
+                }
                 let waits_for_nobody = !task.attached || task.abandon_time.is_some();
                 if task.state == State::Queued && waits_for_nobody {
                     continue;
@@ -239,6 +243,8 @@ async fn recover(inner: &Inner) -> Result<(), Error> {
             }
         }
     }
+    // Those too that went back to it just now.
+    inner.queue.set(queued);
     super::chain_steps::recover(inner, &chains).await
 }
 

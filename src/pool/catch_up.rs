@@ -1,6 +1,7 @@
 //! What a pool keeps in memory, read again after the store did not answer: a call
 //! that failed may have done what it was to do, and nobody was told.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,6 +10,7 @@ use tracing::{info, warn};
 use super::attempt;
 use super::chain_steps;
 use super::inner::Inner;
+use super::queue;
 use crate::id::TaskId;
 use crate::store::{Filter, Parts, Query, StoreError};
 use crate::task::{State, Task, TaskEvent};
@@ -38,7 +40,7 @@ pub(super) async fn read_again(inner: &Inner) -> Result<Left, StoreError> {
         .budget_limited
         .store(totals.funds.limit.is_some(), Ordering::SeqCst);
     let mut left = Left::default();
-    let mut queued = 0;
+    let mut queued = HashMap::new();
     let mut before = None;
     loop {
         let query = Query {
@@ -55,11 +57,13 @@ pub(super) async fn read_again(inner: &Inner) -> Result<Left, StoreError> {
         let Some(last) = page.last() else { break };
         before = Some(last.task.id);
         for record in page {
-            queued += i64::from(record.task.state == State::Queued && !record.task.is_chain());
+            if queue::is_queued(record.task.state, &record.task) {
+                *queued.entry(record.task.caller.clone()).or_default() += 1;
+            }
             look(inner, record.task, &mut left);
         }
     }
-    inner.queued.store(queued, Ordering::Relaxed);
+    inner.queue.set(queued);
     count(inner).await?;
     tell(inner).await?;
     Ok(left)

@@ -184,7 +184,7 @@ async fn make(
     wish: Wish<'_>,
     chains: Vec<(String, pb::ChainSpec)>,
 ) -> Result<Made, Error> {
-    let _coming = submit::may_take(inner, chains.len())?;
+    let _coming = submit::may_take(inner, wish.caller, chains.len())?;
     let group = wish.group.then(GroupId::new);
     let mut changes = Vec::new();
     let mut tasks = Vec::new();

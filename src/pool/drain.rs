@@ -51,7 +51,7 @@ async fn run(inner: &Inner, deadline: Duration) -> Drained {
     Drained {
         tasks_completed: inner.completed.load(Ordering::Relaxed),
         cost: Microdollars(inner.cost.load(Ordering::Relaxed)),
-        tasks_left: u64::try_from(inner.queued.load(Ordering::Relaxed)).unwrap_or(0),
+        tasks_left: inner.queue.len(),
     }
 }
 

@@ -17,6 +17,7 @@ use super::hold::Hold;
 use super::options::Options;
 use super::outage::{Doubt, Outage};
 use super::process::Held;
+use super::queue::{self, Queue};
 use super::requirement;
 use super::shelf::Shelf;
 use super::slot::Slots;
@@ -69,10 +70,8 @@ pub(super) struct Inner {
     pub sweep: Notify,
     /// Whether ready tasks may be waiting, so that nobody goes before them.
     pub may_wait: AtomicBool,
-    /// Tasks in the queue.
-    pub queued: AtomicI64,
-    /// Tasks that were let into the queue and are not committed yet.
-    pub coming: AtomicI64,
+    /// What is in the queue, and what was let in.
+    pub queue: Queue,
     /// Whether the scheduler is finding out what is ready: nobody knows then.
     pub looks: AtomicBool,
     /// Streams being read.
@@ -206,12 +205,10 @@ impl Inner {
         result: Option<Arc<crate::pb::TaskResult>>,
         committed: &Committed,
     ) {
-        let was_queued = from == Some(State::Queued) && !task.is_chain();
-        let is_queued = task.state == State::Queued && !task.is_chain();
-        self.queued.fetch_add(
-            i64::from(is_queued) - i64::from(was_queued),
-            Ordering::SeqCst,
-        );
+        let was_queued = from.is_some_and(|from| queue::is_queued(from, &task));
+        let is_queued = queue::is_queued(task.state, &task);
+        let change = i64::from(is_queued) - i64::from(was_queued);
+        self.queue.change(&task.caller, change);
         if from != Some(task.state) {
             info!(task_id = %task.id, state = ?task.state, attempt = task.attempt, "task");
             self.status_changed();

@@ -30,6 +30,7 @@ mod outcome;
 mod own;
 mod page;
 mod process;
+mod queue;
 mod requirement;
 mod retention;
 mod scheduler;

@@ -96,6 +96,9 @@ pub struct Options {
     /// of tasks that continue or resume a conversation, or whose recovery is
     /// RESUME; saving was seen to cost a sixth of the throughput of tiny tasks.
     pub save_sessions: bool,
+    /// Whether a process that was reset may serve another caller than before: a
+    /// reset is confirmed, and still no wall. Default false.
+    pub share_processes: bool,
     /// How long a saved session is kept after the last task that used it.
     /// Default 24 h. Range: 1 s or more.
     #[serde(with = "humantime_serde")]
@@ -232,6 +235,15 @@ pub struct Policy {
     /// Longest run_timeout that may be asked for. Default 24 h.
     #[serde(with = "humantime_serde")]
     pub run_timeout_max: Duration,
+    /// Models that may be asked for, by the names or aliases that callers use.
+    /// Unset: any. Default: unset.
+    pub models: Option<Vec<String>>,
+    /// Permission rules that callers may allow tools by: exactly these, and of a
+    /// tool's bare name (`Read`) every rule of that tool (`Read(src/**)`). Unset:
+    /// any. Default: unset.
+    pub tools: Option<Vec<String>>,
+    /// Most tasks of one caller in the queue. Default: no limit but `queue_max`.
+    pub caller_queue_max: Option<u64>,
     /// Whether `slash_commands` may be asked for. Default false.
     pub slash_commands: bool,
     /// Whether `attachments` may be asked for. Default false.
@@ -267,6 +279,7 @@ impl Default for Options {
             process_idle_max: Duration::from_secs(30 * 60),
             process_lease: None,
             save_sessions: false,
+            share_processes: false,
             session_retention: Duration::from_secs(24 * 3600),
             queue_max: 100_000,
             watchers_max: 10_000,
@@ -287,6 +300,9 @@ impl Default for Policy {
             task_budget_max_usd: 10.0,
             prompt_bytes_max: 4 * 1024 * 1024,
             run_timeout_max: Duration::from_secs(24 * 3600),
+            models: None,
+            tools: None,
+            caller_queue_max: None,
             slash_commands: false,
             attachments: false,
             mcp_servers: false,

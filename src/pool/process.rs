@@ -65,11 +65,15 @@ impl Bench {
         if let Some(held) = &self.held
             && !need.new_process
             && held.kept.is_none()
-            && held.caller.as_ref() == Some(caller)
+            && held
+                .caller
+                .as_ref()
+                .is_some_and(|last| last == caller || inner.options.share_processes)
             && held.profile == need.profile
             && held.placement.as_ref() == Some(&need.placement)
         {
             let mut held = self.held.take().expect("just seen");
+            held.caller = Some(caller.clone());
             // A process that fails here is replaced by a new one below.
             match held.session.dial(&need.dials).await {
                 Ok(()) => {

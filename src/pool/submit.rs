@@ -11,6 +11,7 @@ use super::fingerprint;
 use super::hold::Gate;
 use super::inner::Inner;
 use super::isolation;
+use super::queue::Coming;
 use super::scheduler;
 use super::slot::Slot;
 use crate::clock::Timestamp;
@@ -66,7 +67,7 @@ pub(super) async fn make(
     if let Some(made) = earlier(inner, caller, wish.request, known).await? {
         return Ok(made);
     }
-    let _coming = may_take(inner, specs.len())?;
+    let _coming = may_take(inner, caller, specs.len())?;
     let new = admit(inner, caller, specs, &wish).await?;
     let now = inner.now();
     let group = wish.group.then(GroupId::new);
@@ -135,21 +136,12 @@ async fn admit(
     Ok(new)
 }
 
-/// Places in the queue for work that is not committed yet, so that calls at the
-/// same time do not take the same ones.
-pub(super) struct Coming<'a> {
-    inner: &'a Inner,
-    count: i64,
-}
-
-impl Drop for Coming<'_> {
-    fn drop(&mut self) {
-        self.inner.coming.fetch_sub(self.count, Ordering::SeqCst);
-    }
-}
-
 /// Whether so much more work is taken now; to be kept until it is committed.
-pub(super) fn may_take(inner: &Inner, count: usize) -> Result<Coming<'_>, Error> {
+pub(super) fn may_take<'a>(
+    inner: &'a Inner,
+    caller: &CallerId,
+    count: usize,
+) -> Result<Coming<'a>, Error> {
     if inner.draining.is_cancelled() {
         return Err(Error::Draining);
     }
@@ -157,15 +149,7 @@ pub(super) fn may_take(inner: &Inner, count: usize) -> Result<Coming<'_>, Error>
         return Err(Error::Paused);
     }
     inner.outage.check()?;
-    let count = i64::try_from(count).unwrap_or(i64::MAX);
-    let others = inner.coming.fetch_add(count, Ordering::SeqCst);
-    let coming = Coming { inner, count };
-    let queue_max = i64::try_from(inner.options.queue_max).unwrap_or(i64::MAX);
-    let queued = inner.queued.load(Ordering::SeqCst).max(0);
-    if queued.saturating_add(others).saturating_add(count) > queue_max {
-        return Err(Error::QueueFull);
-    }
-    Ok(coming)
+    inner.queue.take(caller, count, &inner.options)
 }
 
 /// Whether the pool's budget could cover a task that may cost so much.

@@ -53,9 +53,10 @@ fn code(error: &Error) -> Code {
         },
         Error::Policy { .. } | Error::ScopeMissing { .. } => Code::PermissionDenied,
         Error::Credentials => Code::Unauthenticated,
-        Error::BudgetExhausted | Error::QueueFull | Error::TooManyWatchers => {
-            Code::ResourceExhausted
-        }
+        Error::BudgetExhausted
+        | Error::QueueFull
+        | Error::CallerQueueFull
+        | Error::TooManyWatchers => Code::ResourceExhausted,
         Error::Draining | Error::Paused | Error::Starting | Error::Store(_) => Code::Unavailable,
         Error::Deadline => Code::DeadlineExceeded,
         Error::NotBuiltYet(_) => Code::Unimplemented,
@@ -95,6 +96,7 @@ fn quota(error: &Error) -> Option<&'static str> {
     match error {
         Error::BudgetExhausted => Some("pool:budget"),
         Error::QueueFull => Some("pool:queue"),
+        Error::CallerQueueFull => Some("caller:queue"),
         Error::TooManyWatchers => Some("pool:watchers"),
         _ => None,
     }

@@ -110,6 +110,11 @@ fn table() -> Vec<(Error, Code, &'static str)> {
         ),
         (Error::QueueFull, Code::ResourceExhausted, "QUEUE_FULL"),
         (
+            Error::CallerQueueFull,
+            Code::ResourceExhausted,
+            "QUEUE_FULL",
+        ),
+        (
             Error::TooManyWatchers,
             Code::ResourceExhausted,
             "TOO_MANY_WATCHERS",
