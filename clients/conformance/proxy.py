@@ -1,8 +1,7 @@
 """A TCP proxy that knows enough of HTTP/2 to cut a connection after a number of
-gRPC messages, and one that ends TLS."""
+gRPC messages."""
 
 import asyncio
-import ssl
 
 DATA, HEADERS = 0, 1
 
@@ -40,18 +39,17 @@ class Proxy:
     `cut_once`: the first alone; 0 cuts it before its first answer begins.
     """
 
-    def __init__(self, upstream, cut_every=None, cut_once=None, tls=None):
+    def __init__(self, upstream, cut_every=None, cut_once=None):
         self.upstream = upstream
         self.cut_every = cut_every
         self.cut_once = cut_once
-        self.tls = tls
         self.cuts = 0
         self.connections = set()
 
     async def start(self):
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         host, port = self.server.sockets[0].getsockname()
-        return f"{'https' if self.tls else 'http'}://{'localhost' if self.tls else host}:{port}"
+        return f"http://{host}:{port}"
 
     async def stop(self):
         self.server.close()
@@ -128,11 +126,3 @@ async def _copy(reader, writer):
 async def _sink(reader):
     while await reader.read(65536):
         pass
-
-
-def tls_context(cert, key):
-    """TLS with HTTP/2, for a certificate made for the run."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    context.set_alpn_protocols(["h2"])
-    return context

@@ -13,6 +13,7 @@ nothing; what is seen is compared here, with the scenario's `expect`.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -24,7 +25,7 @@ import time
 from pathlib import Path
 
 from languages import LANGUAGES
-from proxy import Proxy, tls_context
+from proxy import Proxy
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -61,12 +62,13 @@ def differs(expect, saw, shared):
 
 class Server:
     """`claudepool serve` with the scripted CLI, or the real one, in a folder of
-    its own."""
+    its own. With `security`, more of its configuration: TLS and tokens."""
 
-    def __init__(self, home, real):
-        self.home, self.real = home, real
+    def __init__(self, home, real, security=""):
+        self.home, self.real, self.security = home, real, security
 
     async def __aenter__(self):
+        self.home.mkdir()
         env = {"PATH": os.environ["PATH"], "HOME": str(self.home), "ANTHROPIC_API_KEY": "dummy"}
         cli = TARGET / "examples/fake_claude"
         if self.real:
@@ -76,9 +78,11 @@ class Server:
             env["CLAUDEPOOL_CLAUDE_BIN"] = str(cli)
         else:
             (self.home / "work").mkdir()
+            config = self.home / "server.toml"
+            config.write_text((HERE / "server.toml").read_text() + self.security)
             command = [
                 TARGET / "claudepool", "serve", "--log", "error", "--listen", "127.0.0.1:0",
-                "--config", HERE / "server.toml", "--store", f"sqlite:{self.home}/store.db",
+                "--config", config, "--store", f"sqlite:{self.home}/store.db",
                 "--claude-bin", cli, "--working-dir", self.home / "work",
             ]
         for program in (TARGET / "claudepool", cli):
@@ -91,9 +95,11 @@ class Server:
             # `demo` shows what it can do first.
             if self.real and "goes on until" in line:
                 return self
-            if found := re.search(r"serving on http://([\d.]+):(\d+)", line):
-                self.upstream = (found[1], int(found[2]))
-                self.address = f"http://{found[1]}:{found[2]}"
+            if found := re.search(r"serving on (https?)://([\d.]+):(\d+)", line):
+                scheme, host, port = found.groups()
+                self.upstream = (host, int(port))
+                # The name in the certificate.
+                self.address = f"{scheme}://{'localhost' if scheme == 'https' else host}:{port}"
                 if not self.real:
                     return self
         fail("the server did not start")
@@ -127,22 +133,33 @@ def certificate(home):
     return cert, key
 
 
-async def run_language(name, language, scenario, server, home, shared):
+def security(home):
+    """The configuration of a server with TLS and two callers, and their tokens."""
+    cert, key = certificate(home)
+    tokens, file = {}, home / "tokens"
+    for name, scope in {"ci": "work", "reader": "read"}.items():
+        command = [TARGET / "claudepool", "token", name, "--scope", scope, "--file", file]
+        tokens[name] = subprocess.check_output(command, text=True).strip()
+    tables = f"[server.tls]\ncertificate = '{cert}'\nkey = '{key}'\n[server.auth]\ntoken_file = '{file}'\n"
+    return tables, tokens
+
+
+async def run_language(name, language, scenario, servers, home, shared):
     """The steps' outcomes by name: None is good, else what is wrong."""
-    cert, key = home / "cert.pem", home / "key.pem"
     proxies, steps = {}, []
     for step in scenario["steps"]:
+        server = servers[step.get("server", "plain")]
         step = dict(step, address=server.address, direct=server.address)
+        if server.security:
+            step["ca_file"] = str(home / "cert.pem")
+        if token := step.get("token"):
+            step["token"] = scenario["tokens"][token]
         if via := step.get("via"):
-            kinds = dict(via)
-            if kinds.pop("tls", False):
-                step["ca_file"] = str(cert)
-                kinds["tls"] = tls_context(cert, key)
-            proxies[step["name"]] = proxy = Proxy(server.upstream, **kinds)
+            proxies[step["name"]] = proxy = Proxy(server.upstream, **via)
             step["address"] = await proxy.start()
         if task := step.get("task"):
             step["task_id"] = scenario["task_ids"][task]
-        steps.append({k: v for k, v in step.items() if k not in ("expect", "via")})
+        steps.append({k: v for k, v in step.items() if k not in ("expect", "via", "server")})
     file = home / "steps.json"
     file.write_text(json.dumps({"steps": steps}))
 
@@ -218,12 +235,16 @@ async def main():
 
     with tempfile.TemporaryDirectory(prefix="claudepool-clients-") as home:
         home = Path(home)
-        certificate(home)
-        async with Server(home, args.real) as server:
+        tables, scenario["tokens"] = security(home)
+        async with contextlib.AsyncExitStack() as stack:
+            server = await stack.enter_async_context(Server(home / "plain", args.real))
+            servers = {"plain": server}
+            if not args.real:
+                servers["tls"] = await stack.enter_async_context(Server(home / "tls", False, tables))
             scenario["task_ids"] = {k: await server.done(v) for k, v in scenario.get("tasks", {}).items()}
             for name, language in languages.items():
                 begin = time.monotonic()
-                results[name] = await run_language(name, language, scenario, server, home, shared)
+                results[name] = await run_language(name, language, scenario, servers, home, shared)
                 times.append(f"{name} run in {time.monotonic() - begin:.0f} s")
 
     text = table(scenario, results)

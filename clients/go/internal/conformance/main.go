@@ -156,6 +156,7 @@ func digest(events []*pb.Event) string {
 var codeNames = map[codes.Code]string{
 	codes.NotFound: "NOT_FOUND", codes.ResourceExhausted: "RESOURCE_EXHAUSTED", codes.InvalidArgument: "INVALID_ARGUMENT",
 	codes.Unavailable: "UNAVAILABLE", codes.DeadlineExceeded: "DEADLINE_EXCEEDED",
+	codes.Unauthenticated: "UNAUTHENTICATED", codes.PermissionDenied: "PERMISSION_DENIED",
 }
 
 func code(err *claudepool.Error) string { return codeNames[err.Code] }
