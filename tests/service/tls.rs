@@ -117,7 +117,9 @@ async fn silent_connections_hold_nobody_up() {
     }
     let begin = Instant::now();
 
-    let channel = secrets.connect(running.addr.port(), None).await;
+    let connected = secrets.connect(running.addr.port(), None);
+    let channel = tokio::time::timeout(PATIENCE, connected).await;
+    let channel = channel.expect("not held up");
     assert_eq!(status(&channel, "token").await, Ok(()));
 
     // They would be cut after ten seconds, and were not waited for.
