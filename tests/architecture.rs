@@ -17,6 +17,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // An error holds what a store said and the state that is in the way.
     ("error", &["store", "task", "pb"]),
     ("event", &["pb"]),
+    ("trace", &[]),
+    ("metrics", &["pb"]),
     ("budget", &[]),
     ("task", &["budget", "pb"]),
     ("chain", &["task", "pb"]),
@@ -36,22 +38,35 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "workspace",
             "catalog",
             "chain",
+            "metrics",
             "pb",
         ],
     ),
-    ("rpc", &["pool", "task", "pb"]),
+    ("rpc", &["pool", "task", "metrics", "pb"]),
+    ("status_port", &["rpc", "metrics"]),
+    ("otel", &["rpc", "metrics"]),
     ("config", &["agent", "pool", "rpc"]),
     ("demo", &[]),
     (
         "cli",
         &[
-            "pb", "config", "agent", "pool", "rpc", "store", "catalog", "demo",
+            "pb",
+            "config",
+            "agent",
+            "pool",
+            "rpc",
+            "store",
+            "catalog",
+            "demo",
+            "metrics",
+            "status_port",
+            "otel",
         ],
     ),
 ];
 /// The pool's methods take and give some of the store's values.
 const EXCEPT: &[(&str, &str)] = &[("src/rpc/convert.rs", "store")];
-const FOR_ALL: &[&str] = &["id", "money", "clock", "error", "event"];
+const FOR_ALL: &[&str] = &["id", "money", "clock", "error", "event", "trace"];
 
 /// Client commands know the wire contract and nothing of the server.
 const CLIENT_FILES: [&str; 15] = [
@@ -294,6 +309,7 @@ fn links_between_documents_lead_somewhere() {
         "deploy/README.md",
         "docs/errors.md",
         "docs/threat-model.md",
+        "docs/metrics.md",
     ] {
         let path = root().join(file);
         let text = std::fs::read_to_string(&path).unwrap();

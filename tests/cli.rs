@@ -29,6 +29,8 @@ fn program(home: &Path) -> Command {
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("HOME", home)
+        // Tests run at the same time: the port after a server's may be taken.
+        .env("CLAUDEPOOL_STATUS_LISTEN", "127.0.0.1:0")
         .stdin(Stdio::null());
     command
 }
@@ -434,6 +436,64 @@ fn serve_says_that_a_port_is_taken() {
             "claudepool: {address} is in use: stop what listens there, or choose another with --listen\n"
         )
     );
+}
+
+#[test]
+fn serve_says_that_the_status_port_is_taken() {
+    let home = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let fake = fake_claude();
+    let mut args = vec!["serve", "--listen", "127.0.0.1:0", "--claude-bin"];
+    args.extend([fake.to_str().unwrap(), "--status-listen", &address]);
+
+    let said = run(home.path(), &args);
+
+    assert_eq!(said.code, 1);
+    assert_eq!(
+        said.err,
+        format!(
+            "claudepool: the status port {address} is in use: stop what listens there, choose \
+             another with --status-listen, or have none with --status-listen off\n"
+        )
+    );
+}
+
+#[test]
+fn the_log_is_as_the_file_says_unless_the_environment_or_a_flag_says_otherwise() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("config.toml");
+    let text = "[log]\nformat = 'json'\nfilter = 'warn'\n[status]\nlisten = 'off'\n";
+    std::fs::write(&file, text).unwrap();
+    let args = ["--config", file.to_str().unwrap(), "--log", "error"];
+    let server = Server::start_to(Stdio::null(), &args);
+
+    let shown = server.client(&["status", "--config"]).out;
+
+    assert!(shown.contains("format = \"json\""), "{shown}");
+    assert!(shown.contains("filter = \"error\""), "{shown}");
+    let status = shown.split_once("[status]").unwrap().1;
+    assert!(status.starts_with("\nlisten = \"127.0.0.1:"), "{shown}");
+}
+
+#[test]
+fn what_cannot_be_logged_or_exported_is_refused_with_its_key() {
+    let home = tempfile::tempdir().unwrap();
+    for (args, key) in [
+        (["--log", "a=b=c"], "log.filter"),
+        (["--otel-endpoint", "collector:4317"], "otel.endpoint"),
+        (
+            ["--otel-endpoint", "http://me:secret@host"],
+            "otel.endpoint",
+        ),
+    ] {
+        let said = run(home.path(), &[&["serve"], &args[..]].concat());
+
+        assert_eq!(said.code, 2, "{}", said.err);
+        assert!(said.err.contains(key), "{}", said.err);
+        assert!(!said.err.contains("secret"), "{}", said.err);
+        assert_eq!(said.err.lines().count(), 1, "{}", said.err);
+    }
 }
 
 #[test]

@@ -40,10 +40,16 @@ mod lease;
 mod limits;
 #[path = "service/matrix.rs"]
 mod matrix;
+#[path = "service/metrics.rs"]
+mod metrics;
 #[path = "service/money.rs"]
 mod money;
+#[path = "service/openmetrics.rs"]
+mod openmetrics;
 #[path = "service/operator.rs"]
 mod operator;
+#[path = "service/otlp.rs"]
+mod otlp;
 #[path = "service/outage.rs"]
 mod outage;
 #[path = "service/policy.rs"]
@@ -52,11 +58,15 @@ mod policy;
 mod promises;
 #[path = "service/requests.rs"]
 mod requests;
+#[path = "service/status_port.rs"]
+mod status_port;
 #[path = "service/streams.rs"]
 mod streams;
 #[path = "service/tasks.rs"]
 mod tasks;
 #[path = "service/tls.rs"]
 mod tls;
+#[path = "service/trace.rs"]
+mod trace;
 #[path = "service/trees.rs"]
 mod trees;

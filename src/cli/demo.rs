@@ -17,7 +17,7 @@ use super::render::{self, Live, line};
 use super::serve::{self, Serving, Signals};
 use super::watch::{Run, finished, follow_fan_out};
 use super::{install, program};
-use crate::config::{Config, Listen, Redacted, StoreUrl};
+use crate::config::{Config, Listen, Redacted, StatusListen, StoreUrl};
 use crate::demo::StandIn;
 use crate::pb;
 use crate::pb::run_stream_response::Item;
@@ -172,6 +172,7 @@ impl Stage {
         std::fs::create_dir(&work)
             .map_err(|error| Failure::failed(format!("{}: {error}", work.display())))?;
         config.server.listen = args.listen.clone();
+        config.status.listen = Some(StatusListen::Off);
         config.agent.program = Some(program);
         config.store = Some(StoreUrl(format!(
             "sqlite:{}",

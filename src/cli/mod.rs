@@ -25,7 +25,11 @@ mod json;
 mod listen;
 #[cfg(feature = "server")]
 mod load;
+#[cfg(feature = "server")]
+mod logs;
 mod operate;
+#[cfg(feature = "server")]
+mod paths;
 #[cfg(feature = "server")]
 mod program;
 mod render;
@@ -33,6 +37,8 @@ mod render;
 mod scratch;
 #[cfg(feature = "server")]
 mod serve;
+#[cfg(feature = "server")]
+mod status;
 mod table;
 #[cfg(feature = "server")]
 mod token;

@@ -1,17 +1,20 @@
 //! `claudepool serve`: wires the modules into a server.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
-use super::{harden, listen, program, scratch};
+use super::paths::settle_paths;
+use super::status::StatusPort;
+use super::{harden, listen, logs};
 use crate::agent::claude::Claude;
-use crate::config::{Config, Listen, StoreUrl};
+use crate::config::{Config, Listen, LogFormat, StatusListen, StoreUrl};
+use crate::metrics::Metrics;
 use crate::money::Microdollars;
 use crate::pool::{Drained, Pool};
 use crate::rpc::{self, ServeError};
@@ -53,32 +56,26 @@ pub(super) struct ServeArgs {
     /// The most that may be spent in all, in US dollars [default: no limit].
     #[arg(long, value_name = "X", env = "CLAUDEPOOL_BUDGET_USD")]
     budget_usd: Option<f64>,
+    /// Address of the status port, or `off` [default: 127.0.0.1 and the next port].
+    #[arg(long, value_name = "ADDRESS", env = "CLAUDEPOOL_STATUS_LISTEN")]
+    status_listen: Option<StatusListen>,
     /// What is logged to stderr, as tracing's filters [default: info].
+    #[arg(long, value_name = "FILTER", env = "CLAUDEPOOL_LOG")]
+    log: Option<String>,
+    /// How it is logged [default: text].
+    #[arg(long, value_name = "FORMAT", env = "CLAUDEPOOL_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// OpenTelemetry collector, for instance http://127.0.0.1:4317 [default: none].
     #[arg(
         long,
-        value_name = "FILTER",
-        env = "CLAUDEPOOL_LOG",
-        default_value = "info",
-        hide_default_value = true
+        value_name = "URL",
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        hide_env_values = true
     )]
-    log: String,
-    /// How it is logged.
-    #[arg(
-        long,
-        value_name = "FORMAT",
-        env = "CLAUDEPOOL_LOG_FORMAT",
-        default_value = "text"
-    )]
-    log_format: LogFormat,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
+    otel_endpoint: Option<String>,
+    /// The service's name in traces and metrics [default: claudepool].
+    #[arg(long, value_name = "NAME", env = "OTEL_SERVICE_NAME")]
+    otel_service_name: Option<String>,
 }
 
 impl ServeArgs {
@@ -108,23 +105,28 @@ impl ServeArgs {
         if self.budget_usd.is_some() {
             config.pool.budget_usd = self.budget_usd;
         }
+        self.observed(&mut config);
         config.check().map_err(usage)?;
         Ok(config)
     }
 
-    fn log(&self) -> Result<(), Failure> {
-        let filter = tracing_subscriber::EnvFilter::try_new(&self.log)
-            .map_err(|error| Failure::usage(format!("--log {}: {error}", self.log)))?;
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .log_internal_errors(false) // They would end whoever says something.
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-        match self.log_format {
-            LogFormat::Text => lines.init(),
-            LogFormat::Json => lines.json().init(),
+    /// What is told of the server, and where.
+    fn observed(&self, config: &mut Config) {
+        if self.status_listen.is_some() {
+            config.status.listen = self.status_listen;
         }
-        Ok(())
+        if let Some(filter) = &self.log {
+            config.log.filter.clone_from(filter);
+        }
+        if let Some(format) = self.log_format {
+            config.log.format = format;
+        }
+        if self.otel_endpoint.is_some() {
+            config.otel.endpoint.clone_from(&self.otel_endpoint);
+        }
+        if let Some(name) = &self.otel_service_name {
+            config.otel.service_name.clone_from(name);
+        }
     }
 }
 
@@ -132,14 +134,16 @@ impl ServeArgs {
 /// drain.
 pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = args.config()?;
-    args.log()?;
+    let interval = config.otel.metrics_interval;
+    let exporter = logs::begin(&config)?;
     let mut signals = Signals::new()?;
     let started = tokio::select! {
         started = start(config) => started?,
         () = signals.next() => return Ok(()),
     };
-    println!("claudepool is serving on {}", started.url());
-    started.until(signals).await
+    started.tell();
+    let handle = started.handle.clone();
+    logs::exported(exporter, &handle, interval, started.until(signals)).await
 }
 
 /// A server that takes work.
@@ -150,6 +154,7 @@ pub(super) struct Serving {
     server: JoinHandle<Result<Option<Drained>, ServeError>>,
     listen: Listen,
     encrypted: bool,
+    status: Option<StatusPort>,
     // Removed with what is in it, after everything else.
     _scratch: Option<TempDir>,
 }
@@ -161,6 +166,14 @@ impl Serving {
             Listen::Tcp(address) if self.encrypted => format!("https://{address}"),
             Listen::Tcp(address) => format!("http://{address}"),
             Listen::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// Says where it is reached. Whoever waits reads the first line alone.
+    fn tell(&self) {
+        println!("claudepool is serving on {}", self.url());
+        if let Some(port) = &self.status {
+            port.tell();
         }
     }
 
@@ -265,20 +278,26 @@ pub(super) async fn start(mut config: Config) -> Result<Serving, Failure> {
         .await
         .map_err(Failure::failed)?;
     config.server.listen = listen.clone();
+    let status = StatusPort::bind(&mut config)
+        .await
+        .map_err(Failure::failed)?;
+    let metrics = Metrics::new();
     let shown = config
         .to_toml()
         .map_err(|e| Failure::failed(e.to_string()))?;
     let server = rpc::Server::new(rpc::Options {
         config_toml: Some(shown),
         security,
+        metrics: metrics.clone(),
         ..rpc::Options::default()
     });
     let handle = server.handle();
+    let status = status.map(|port| port.serve(handle.clone()));
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
     let mut server = tokio::spawn(server.serve(listener, stopped));
 
-    match build(&config).await {
+    match build(&config, metrics).await {
         Ok(pool) => {
             handle.open(pool.clone()).await;
             Ok(Serving {
@@ -288,6 +307,7 @@ pub(super) async fn start(mut config: Config) -> Result<Serving, Failure> {
                 server,
                 listen,
                 encrypted: config.server.tls.is_some(),
+                status,
                 _scratch: scratch,
             })
         }
@@ -300,75 +320,8 @@ pub(super) async fn start(mut config: Config) -> Result<Serving, Failure> {
     }
 }
 
-/// Fills in what is left unset, so that the configuration shown is the one in
-/// force. A memory store has a state directory for as long.
-fn settle_paths(config: &mut Config) -> Result<Option<TempDir>, Failure> {
-    let absolute = |path: &Path| {
-        std::path::absolute(path)
-            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
-    };
-    let program = program::find(config.agent.program.as_deref()).map_err(Failure::failed)?;
-    config.agent.program = Some(program);
-    config.pool.working_dir = absolute(&config.pool.working_dir)?;
-    let store = match config.store.take() {
-        Some(store) => store,
-        None => {
-            let dir = program::data_dir().map_err(Failure::failed)?;
-            StoreUrl(format!("sqlite:{}", dir.join("claudepool.db").display()))
-        }
-    };
-    let mut scratch = None;
-    let file = store.file().map(absolute).transpose()?;
-    if let Some(file) = &file
-        && let Some(dir) = file.parent()
-    {
-        private_dir(dir)?;
-    }
-    if config.pool.workspace_dir.is_none() {
-        // What cannot be kept as a ref stays there, so it outlives the server
-        // also where nothing else does.
-        config.pool.workspace_dir = match &file {
-            Some(file) => {
-                let mut name = file.clone().into_os_string();
-                name.push(".workspaces");
-                Some(PathBuf::from(name))
-            }
-            None => program::data_dir().ok().map(|dir| dir.join("workspaces")),
-        };
-    }
-    if config.agent.state_dir.is_none() {
-        config.agent.state_dir = Some(match &file {
-            Some(file) => {
-                let mut name = file.clone().into_os_string();
-                name.push(".agent");
-                PathBuf::from(name)
-            }
-            None => {
-                let dir = scratch::make()
-                    .map_err(|e| Failure::failed(format!("no temporary directory: {e}")))?;
-                scratch.insert(dir).path().to_owned()
-            }
-        });
-    }
-    config.store = Some(match file {
-        Some(file) => StoreUrl(format!("sqlite:{}", file.display())),
-        None => store,
-    });
-    Ok(scratch)
-}
-
-/// Makes a directory that only its owner can read, if it is not there.
-fn private_dir(dir: &Path) -> Result<(), Failure> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| Failure::failed(format!("{} cannot be made: {error}", dir.display())))
-}
-
 /// The pool. `Err`: one sentence.
-async fn build(config: &Config) -> Result<Pool, String> {
+async fn build(config: &Config, metrics: Metrics) -> Result<Pool, String> {
     let url = config.store.as_ref().map_or("memory", |url| &url.0);
     let store = store::open(url).await.map_err(|error| error.to_string())?;
     let ceiling = Microdollars::from_dollars(config.pool.policy.task_budget_max_usd);
@@ -380,6 +333,7 @@ async fn build(config: &Config) -> Result<Pool, String> {
     let agent = Claude::open(options).map_err(|error| error.to_string())?;
     Pool::builder(agent)
         .store(store)
+        .metrics(metrics)
         .options(config.pool.clone())
         .build()
         .await

@@ -7,7 +7,10 @@
 
 mod agent;
 mod auth;
+mod log;
+mod otel;
 mod server;
+mod status;
 mod tls;
 
 use std::fmt;
@@ -19,7 +22,10 @@ use crate::pool;
 
 pub use agent::Agent;
 pub use auth::Auth;
+pub use log::{Log, LogFormat};
+pub use otel::Otel;
 pub use server::{Listen, Server};
+pub use status::{Status, StatusListen};
 pub use tls::Tls;
 
 /// Why there is no configuration: one sentence that names the file, the line
@@ -88,6 +94,12 @@ pub struct Config {
     pub store: Option<StoreUrl>,
     /// How the server is reached.
     pub server: Server,
+    /// How its state is asked for.
+    pub status: Status,
+    /// What it logs.
+    pub log: Log,
+    /// Where its traces and metrics are sent.
+    pub otel: Otel,
     /// How the CLI is run.
     pub agent: Agent,
     /// The pool.
@@ -131,7 +143,10 @@ impl Config {
         };
         let problems: Vec<String> = of("pool", self.pool.problems())
             .chain(of("agent", self.agent.problems()))
+            .chain(of("log", self.log.problems()))
+            .chain(of("otel", self.otel.problems()))
             .chain(of("server", self.server.problems()))
+            .chain(of("status", self.status.problems()))
             .collect();
         if problems.is_empty() {
             Ok(())

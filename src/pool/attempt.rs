@@ -5,6 +5,7 @@
 //! task gets exactly one fate and the slot a process it can trust.
 
 mod begin;
+mod counted;
 mod stopped;
 mod tools;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, info_span, warn};
 
+use self::counted::span;
 use self::stopped::stopped;
 use self::tools::Tools;
 use super::inner::Inner;
@@ -51,8 +53,7 @@ pub(super) async fn run(
     claimed: ClaimedTask,
 ) -> After {
     let ClaimedTask { mut task, spec, .. } = claimed;
-    let span =
-        info_span!("attempt", task_id = %task.id, attempt = task.attempt, slot_id = %slot.id);
+    let span = span(inner, slot, &task);
     async move {
         chain_steps::step_started(inner, &task).await;
         let size = Size::of(inner, &task).await;
@@ -122,6 +123,7 @@ async fn conclude(inner: &Inner, task: &Task, log: Log, ended: Ended, origin: Pr
     };
     let event = outcome::event(task, ended, origin, inner.now());
     let event = second_chance::consider(inner, task, event).await;
+    counted::count(inner, task, &event);
     let mut current = task.clone();
     let mut wait = Duration::from_millis(50);
     loop {
@@ -253,7 +255,7 @@ impl<'a> Attempt<'a> {
         let need = requirement(self.spec, dir, &context, self.task.saves_session);
         self.spent = need.new_process;
         match self.begin(bench, need).await {
-            Ok(()) => self.turn(bench).await,
+            Ok(()) => self.turn(bench).instrument(info_span!("turn")).await,
             Err(ended) => ended,
         }
     }

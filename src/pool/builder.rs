@@ -27,6 +27,7 @@ use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::id::{CallerId, NodeId};
+use crate::metrics::Metrics;
 use crate::store::layer::Layered;
 use crate::store::memory::Memory;
 use crate::store::{Filter, Parts, Query, Store};
@@ -49,6 +50,7 @@ pub struct Builder {
     pub(super) node: NodeId,
     pub(super) clock: Clock,
     pub(super) seed: Option<u64>,
+    pub(super) metrics: Metrics,
 }
 
 impl Builder {
@@ -96,6 +98,12 @@ impl Builder {
         self
     }
 
+    /// Where what happens is counted. Default: nowhere that anybody sees.
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
     /// Probes the agent, recovers what the store holds and starts the slots.
     /// When it returns the pool takes work.
     pub async fn build(self) -> Result<Pool, BuildError> {
@@ -109,7 +117,7 @@ impl Builder {
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(Memory::new()) as Arc<dyn Store>);
-        let outage = Arc::new(Outage::default());
+        let outage = Arc::new(Outage::new(self.metrics.clone()));
         let store: Arc<dyn Store> = Arc::new(Layered::over(store, Arc::clone(&outage)));
         let workspaces = match &self.options.workspace_dir {
             Some(dir) => Some(
@@ -149,6 +157,7 @@ impl Builder {
             node: self.node,
             start_time: self.clock.now(),
             clock: self.clock,
+            metrics: self.metrics,
             roots,
             workspaces,
             hub: Default::default(),
@@ -195,7 +204,7 @@ impl Builder {
             .await
             .map_err(|error| BuildError(format!("the store could not be recovered: {error}")))?;
         start(&inner);
-        Ok(Pool::over(inner, CallerId::default()))
+        Ok(Pool::over(inner, CallerId::default(), None))
     }
 }
 

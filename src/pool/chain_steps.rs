@@ -205,6 +205,7 @@ fn step_task(
     let now = inner.now();
     let mut task = Task::new(&chain.caller, now);
     task.parent = Some(chain.id);
+    task.trace.clone_from(&chain.trace);
     task.place = u32::try_from(index).unwrap_or(u32::MAX);
     // A chain that has begun goes before work that has not.
     task.rank = u8::from(index == 0 && chain.start_time.is_none());

@@ -18,6 +18,7 @@ use crate::pb;
 use crate::store::{Parts, StoreError};
 use crate::task::apply;
 use crate::task::{Change, RANK_CHAIN, Record, Spec, Task, TaskEvent};
+use crate::trace::TraceContext;
 
 /// Most chains of one call.
 const CHAINS_MAX: usize = 1_000;
@@ -25,6 +26,7 @@ const CHAINS_MAX: usize = 1_000;
 /// Chains that a call wants.
 struct Wish<'a> {
     caller: &'a CallerId,
+    trace: Option<&'a TraceContext>,
     options: pb::ChainOptions,
     request: Option<RequestId>,
     fingerprint: [u8; 32],
@@ -52,6 +54,7 @@ impl Pool {
         let spec = self.expand_chain(&call.steps, "steps", &mut None).await?;
         let wish = Wish {
             caller: &self.caller,
+            trace: self.trace.as_ref(),
             options: call.options.unwrap_or_default(),
             request,
             fingerprint,
@@ -93,6 +96,7 @@ impl Pool {
                 }
                 let wish = Wish {
                     caller: &self.caller,
+                    trace: self.trace.as_ref(),
                     options: call.options.unwrap_or_default(),
                     request,
                     fingerprint,
@@ -127,6 +131,7 @@ impl Pool {
         let spec = self.expand_workflow(name, &call.arguments).await?;
         let wish = Wish {
             caller: &self.caller,
+            trace: self.trace.as_ref(),
             options: call.options.unwrap_or_default(),
             request,
             fingerprint,
@@ -163,6 +168,7 @@ impl Pool {
         let received = spec.received.clone();
         let wish = Wish {
             caller: &self.caller,
+            trace: self.trace.as_ref(),
             options: pb::ChainOptions {
                 settings: received.settings,
                 working_dir: received.working_dir,
@@ -267,6 +273,7 @@ async fn one(
     chain.group = group;
     chain.place = place;
     chain.request = wish.request;
+    chain.trace = wish.trace.cloned();
     let id = chain.id;
     let spec = Arc::new(Spec {
         received,

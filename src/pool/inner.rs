@@ -27,7 +27,8 @@ use crate::catalog::Fixed;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Missing};
 use crate::id::{NodeId, TaskId};
-use crate::pb::RunSettings;
+use crate::metrics::{self, Metrics};
+use crate::pb::{Failure, FailureReason, RunSettings, TaskResult};
 use crate::store::{Batch, Committed, Context, Parts, Request, Store, StoreError};
 use crate::stream::Hub;
 use crate::task::{Change, Conflict, Record, State, Task, TaskEvent, apply};
@@ -48,6 +49,7 @@ pub(super) struct Inner {
     pub node: NodeId,
     pub clock: Clock,
     pub start_time: Timestamp,
+    pub metrics: Metrics,
     pub roots: Roots,
     /// Where isolated work is done, if it may be.
     pub workspaces: Option<Workspaces>,
@@ -187,6 +189,7 @@ impl Inner {
                 return Err(error);
             }
         };
+        self.metrics.committed(committed.len());
         for ((from, mut task, result, cost), committed) in told.into_iter().zip(&committed) {
             if let Some(last) = committed.entries.last() {
                 task.last_sequence = last.sequence;
@@ -210,6 +213,7 @@ impl Inner {
         let change = i64::from(is_queued) - i64::from(was_queued);
         self.queue.change(&task.caller, change);
         if from != Some(task.state) {
+            self.count(from, &task, result.as_deref());
             info!(task_id = %task.id, state = ?task.state, attempt = task.attempt, "task");
             self.status_changed();
         }
@@ -238,6 +242,18 @@ impl Inner {
             })
         });
         self.hub.publish(committed, end.as_ref());
+    }
+
+    fn count(&self, from: Option<State>, task: &Task, result: Option<&TaskResult>) {
+        if from.is_none() {
+            self.metrics.task_submitted();
+        }
+        if task.state.is_end() {
+            let failure = result.and_then(|result| result.failure.as_ref());
+            let reason = failure.map_or(FailureReason::Unspecified, Failure::reason);
+            let reason = metrics::word(reason.as_str_name(), "FAILURE_REASON_");
+            self.metrics.task_ended(task.state.to_proto(), reason);
+        }
     }
 
     /// Applies an event to a task as it is now, again if others come first.

@@ -59,11 +59,13 @@ pub use status::StatusWatch;
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::{Error, Missing};
-use crate::id::{CallerId, GroupId, NodeId, RequestId, SlotId, TaskId};
+use crate::id::{CallerId, GroupId, NodeId, RequestId, TaskId};
+use crate::metrics::Metrics;
 use crate::pb;
 use crate::store::{Context, ContextValue, LogEntry, Parts};
 use crate::stream;
 use crate::task::{Record, Task, TaskEvent};
+use crate::trace::TraceContext;
 use inner::Inner;
 use submit::{Made, Wish};
 use watcher::Watcher;
@@ -78,6 +80,8 @@ pub struct Pool {
     caller: CallerId,
     /// Whether every caller's tasks are this one's to see.
     sees_all: bool,
+    /// Whose trace new tasks belong to.
+    trace: Option<TraceContext>,
 }
 
 /// Work to be done: a [`pb::TaskSpec`] and how the caller stands to it.
@@ -167,14 +171,16 @@ impl Pool {
             node: NodeId(format!("node-{}", std::process::id())),
             clock: Clock::system(),
             seed: None,
+            metrics: Metrics::new(),
         }
     }
 
-    fn over(inner: Arc<Inner>, caller: CallerId) -> Self {
+    fn over(inner: Arc<Inner>, caller: CallerId, trace: Option<TraceContext>) -> Self {
         Self {
             inner,
             caller,
             sees_all: false,
+            trace,
         }
     }
 
@@ -185,7 +191,12 @@ impl Pool {
 
     /// The same pool, seen by another caller: tasks belong to callers.
     pub fn for_caller(&self, caller: CallerId) -> Pool {
-        Self::over(Arc::clone(&self.inner), caller)
+        Self::over(Arc::clone(&self.inner), caller, self.trace.clone())
+    }
+
+    /// The same pool: the tasks that it makes belong to this trace.
+    pub fn in_trace(self, trace: Option<TraceContext>) -> Pool {
+        Pool { trace, ..self }
     }
 
     /// The same, for a caller who sees and may touch every caller's tasks. What
@@ -255,6 +266,7 @@ impl Pool {
             attached: false,
             group: false,
             again: Some(id),
+            trace: self.trace.clone(),
         };
         let made = submit::make(&self.inner, &self.caller, vec![spec], wish).await?;
         made.first()
@@ -286,6 +298,7 @@ impl Pool {
             attached,
             group,
             again: None,
+            trace: self.trace.clone(),
         };
         submit::make(&self.inner, &self.caller, specs, wish).await
     }
@@ -460,29 +473,6 @@ impl Pool {
     /// The whole shared context.
     pub async fn context(&self) -> Result<Arc<Context>, Error> {
         Ok(self.inner.context())
-    }
-
-    /// The pool's status now.
-    pub async fn status(&self) -> Result<pb::PoolStatus, Error> {
-        status::status(&self.inner).await
-    }
-
-    /// Watches the pool's status, at most one snapshot per `interval`.
-    pub async fn watch_status(&self, interval: Duration) -> Result<StatusWatch, Error> {
-        let watcher = Watcher::admit(&self.inner)?;
-        Ok(StatusWatch::new(&self.inner, interval, watcher))
-    }
-
-    /// The slots, by number.
-    pub async fn slots(&self) -> Vec<pb::Slot> {
-        status::slots(&self.inner).await
-    }
-
-    /// One slot.
-    pub async fn slot(&self, id: &SlotId) -> Result<pb::Slot, Error> {
-        let slots = status::slots(&self.inner).await;
-        let found = slots.into_iter().find(|slot| slot.slot_id == id.0);
-        found.ok_or(Error::NotFound(Missing::Slot))
     }
 
     /// Refuses new work from now on; what runs finishes, or goes back to the

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use super::catch_up;
 use super::inner::Inner;
+use crate::metrics::Metrics;
 use crate::money::Microdollars;
 use crate::store::StoreError;
 use crate::store::layer::{Call, Layer};
@@ -51,6 +52,7 @@ pub(super) struct Outage {
     under_way: watch::Sender<usize>,
     /// What may have been committed, and is counted then.
     doubts: Mutex<Vec<Doubt>>,
+    metrics: Metrics,
 }
 
 /// A change that may have been committed, and would be counted then.
@@ -70,9 +72,11 @@ impl Doubt {
     }
 }
 
-impl Default for Outage {
-    fn default() -> Self {
+impl Outage {
+    /// Of a store that answers.
+    pub fn new(metrics: Metrics) -> Self {
         Self {
+            metrics,
             answers: watch::channel(true).0,
             returned: Notify::new(),
             failures: AtomicU64::new(0),
@@ -81,9 +85,7 @@ impl Default for Outage {
             doubts: Mutex::default(),
         }
     }
-}
 
-impl Outage {
     /// Whether the store does not answer now.
     pub fn is_on(&self) -> bool {
         !*self.answers.borrow()
@@ -180,14 +182,19 @@ impl Layer for Outage {
         call: Call,
         work: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
+        if call.writes() {
+            self.check()?;
+        }
+        let began = Instant::now();
         let answer = match call {
             Call::Read => work.await,
-            Call::Probe => in_time(work).await,
-            Call::Commit | Call::Claim | Call::Append | Call::Change => {
-                self.check()?;
+            Call::Probe | Call::Commit | Call::Claim | Call::Append | Call::Change => {
                 in_time(work).await
             }
         };
+        let error = answer.as_ref().err().and_then(StoreError::kind);
+        self.metrics
+            .store_called(call.name(), began.elapsed(), error);
         if let Err(cause) = &answer
             && cause.is_outage()
         {

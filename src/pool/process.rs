@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tracing::{debug, info};
+use tokio::time::Instant;
+use tracing::{Instrument, debug, info, info_span};
 
 use super::inner::Inner;
 use super::requirement::Requirement;
@@ -214,14 +215,18 @@ impl Held {
         placement: Option<&Placement>,
         resume: Option<&str>,
     ) -> Result<Self, AgentError> {
-        let session = inner
+        let began = Instant::now();
+        let launched = inner
             .agent
             .launch(Launch {
                 profile: profile.clone(),
                 placement: placement.cloned(),
                 resume: resume.map(str::to_owned),
             })
-            .await?;
+            .instrument(info_span!("launch"))
+            .await;
+        inner.metrics.launched(launched.is_ok(), began.elapsed());
+        let session = launched?;
         info!(
             pid = session.pid(),
             spare = placement.is_none(),
@@ -274,7 +279,12 @@ impl Held {
                 self.kept = Some(kept.clone());
                 Ok(())
             }
-            Next::Reset | Next::End => self.session.reset().await,
+            Next::Reset | Next::End => {
+                let began = Instant::now();
+                let reset = self.session.reset().instrument(info_span!("reset")).await;
+                inner.metrics.reset(reset.is_ok(), began.elapsed());
+                reset
+            }
         }
     }
 

@@ -7,20 +7,75 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Pool;
 use super::inner::Inner;
 use super::watcher::Watcher;
-use crate::error::Error;
+use crate::error::{Error, Missing};
+use crate::id::SlotId;
+use crate::metrics::Observed;
 use crate::pb::{self, SlotState, StateCount};
+use crate::store::Totals;
+
+impl Pool {
+    /// The pool's status now.
+    pub async fn status(&self) -> Result<pb::PoolStatus, Error> {
+        status(&self.inner).await
+    }
+
+    /// What metrics are read off, now.
+    pub async fn observe(&self) -> Observed {
+        observe(&self.inner).await
+    }
+
+    /// Watches the pool's status, at most one snapshot per `interval`.
+    pub async fn watch_status(&self, interval: Duration) -> Result<StatusWatch, Error> {
+        let watcher = Watcher::admit(&self.inner)?;
+        Ok(StatusWatch::new(&self.inner, interval, watcher))
+    }
+
+    /// The slots, by number.
+    pub async fn slots(&self) -> Vec<pb::Slot> {
+        slots(&self.inner).await
+    }
+
+    /// One slot.
+    pub async fn slot(&self, id: &SlotId) -> Result<pb::Slot, Error> {
+        let slots = slots(&self.inner).await;
+        let found = slots.into_iter().find(|slot| slot.slot_id == id.0);
+        found.ok_or(Error::NotFound(Missing::Slot))
+    }
+}
+
+/// Longest wait for the store where the rest is worth knowing without it.
+const TOTALS_MAX: Duration = Duration::from_secs(2);
 
 /// The status now.
 pub(super) async fn status(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> {
     let totals = inner.store.totals().await?;
+    Ok(status_of(inner, &totals).await)
+}
+
+/// What metrics are read off, now: also while the store does not answer.
+pub(super) async fn observe(inner: &Arc<Inner>) -> Observed {
+    let totals = tokio::time::timeout(TOTALS_MAX, inner.store.totals()).await;
+    let totals = totals.ok().and_then(Result::ok);
+    let first_ready = totals.as_ref().and_then(|totals| totals.first_ready);
+    Observed {
+        totals: totals.is_some(),
+        status: status_of(inner, &totals.unwrap_or_default()).await,
+        oldest_ready: first_ready.map(|ready| inner.now().since(ready)),
+        spares: inner.shelf.len(),
+        store_answers: !inner.outage.is_on(),
+    }
+}
+
+async fn status_of(inner: &Arc<Inner>, totals: &Totals) -> pb::PoolStatus {
     let slots = slots(inner).await;
     let count = |wanted: &[SlotState]| {
         let found = slots.iter().filter(|slot| wanted.contains(&slot.state()));
         i32::try_from(found.count()).unwrap_or(i32::MAX)
     };
-    Ok(pb::PoolStatus {
+    pb::PoolStatus {
         node_id: inner.node.0.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         agent_version: inner.probe.version.clone(),
@@ -50,7 +105,7 @@ pub(super) async fn status(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> 
         slots,
         context_revision: i64::try_from(inner.context().revision).unwrap_or(i64::MAX),
         watchers: i64::try_from(inner.watchers.load(Ordering::Relaxed)).unwrap_or(i64::MAX),
-    })
+    }
 }
 
 /// Every slot, by number.

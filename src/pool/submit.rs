@@ -22,6 +22,7 @@ use crate::pb;
 use crate::store::{ClaimedTask, Request, StoreError};
 use crate::task::apply::{Claim, submit};
 use crate::task::{Change, Spec, Task, TaskEvent, apply};
+use crate::trace::{self, TraceContext};
 
 /// Most tasks of one fan-out.
 pub const FAN_OUT_MAX: usize = 10_000;
@@ -39,12 +40,14 @@ impl Made {
     /// The one task of a call that makes one.
     pub fn first(&self) -> Result<TaskId, Error> {
         let first = self.tasks.first().copied();
-        first.ok_or(Error::NotFound(Missing::DeletedTask))
+        let first = first.ok_or(Error::NotFound(Missing::DeletedTask))?;
+        trace::about(first);
+        Ok(first)
     }
 }
 
 /// How a call wants its tasks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Wish {
     pub request: Option<RequestId>,
     /// Whether the work ends when no caller is attached.
@@ -53,6 +56,8 @@ pub(super) struct Wish {
     pub group: bool,
     /// The task that is done again: then it is what was asked for.
     pub again: Option<TaskId>,
+    /// Whose trace they belong to.
+    pub trace: Option<TraceContext>,
 }
 
 /// Makes tasks durable, all or none; a repeat of a request makes none.
@@ -215,6 +220,7 @@ fn first_change(
     task.recovery = admitted.recovery;
     task.saves_session = admitted.saves_session;
     task.conversation = admitted.conversation;
+    task.trace.clone_from(&wish.trace);
     let spec = Arc::new(Spec {
         received: spec,
         effective: admitted.effective,

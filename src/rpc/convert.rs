@@ -16,6 +16,7 @@ use crate::pb;
 use crate::pool::{Drained, Target, Work};
 use crate::store::{Context, ContextValue, Filter};
 use crate::task::{Record, State};
+use crate::trace;
 
 /// Most tasks of a fan-out.
 const FAN_OUT_MAX: usize = 10_000;
@@ -141,7 +142,9 @@ pub fn present<T>(field: &str, message: Option<T>) -> Result<T, Error> {
 
 /// A required task id.
 pub fn task_id(text: &str) -> Result<TaskId, Error> {
-    id("task_id", text).map_err(one)
+    let id = id("task_id", text).map_err(one)?;
+    trace::about(id);
+    Ok(id)
 }
 
 /// The size of a page.
@@ -506,6 +509,7 @@ pub fn task(record: Record, shown: Shown) -> pb::Task {
         abandon_time: task.abandon_time.map(Timestamp::to_proto),
         chain,
         caller: task.caller.0,
+        trace_parent: text(task.trace.map(|trace| trace.parent().to_owned())),
     }
 }
 

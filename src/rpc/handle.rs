@@ -12,6 +12,7 @@ use tonic_health::server::HealthReporter;
 
 use super::auth::Caller;
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::pb::Scope;
 use crate::pool::Pool;
 
@@ -43,6 +44,29 @@ struct Shared {
     /// Cancelled once a drain is over: nothing runs here any more.
     drained: CancellationToken,
     hurry: CancellationToken,
+    metrics: Metrics,
+}
+
+/// Why a server wants no traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotReady {
+    /// There is no pool yet.
+    Starting,
+    /// The store does not answer.
+    Store,
+    /// It drains, and will not come back.
+    Draining,
+}
+
+impl NotReady {
+    /// In one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Store => "store",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 /// What decides health.
@@ -55,13 +79,14 @@ struct Wants {
 }
 
 impl Handle {
-    pub(super) fn new(health: HealthReporter) -> Self {
+    pub(super) fn new(health: HealthReporter, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             pool: SetOnce::new(),
             health,
             wants: Mutex::default(),
             drained: CancellationToken::new(),
             hurry: CancellationToken::new(),
+            metrics,
         }))
     }
 
@@ -84,6 +109,34 @@ impl Handle {
         self.0.hurry.cancel();
     }
 
+    /// Whether the server wants traffic: what health says, and why if not.
+    pub async fn readiness(&self) -> Result<(), NotReady> {
+        let wants = self.0.wants.lock().await;
+        self.reading(&wants)
+    }
+
+    fn reading(&self, wants: &Wants) -> Result<(), NotReady> {
+        if wants.closed {
+            Err(NotReady::Draining)
+        } else if !self.0.pool.initialized() {
+            Err(NotReady::Starting)
+        } else if !wants.serving {
+            Err(NotReady::Store)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Everything that is counted, as OpenMetrics text.
+    pub async fn metrics(&self) -> String {
+        let ready = self.readiness().await.is_ok();
+        let observed = match self.0.pool.get() {
+            Some(pool) => Some(pool.observe().await),
+            None => None,
+        };
+        self.0.metrics.text(ready, observed.as_ref())
+    }
+
     /// Health is NOT_SERVING from now on.
     pub(super) async fn close(&self) {
         self.change(|wants| wants.closed = true).await;
@@ -97,8 +150,7 @@ impl Handle {
     async fn change(&self, change: impl FnOnce(&mut Wants)) {
         let mut wants = self.0.wants.lock().await;
         change(&mut wants);
-        let serving = wants.serving && !wants.closed && self.0.pool.initialized();
-        let status = if serving {
+        let status = if self.reading(&wants).is_ok() {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing
@@ -119,10 +171,14 @@ impl Handle {
         // What nobody has looked at is nobody's.
         let caller = request.extensions().get::<Caller>();
         let caller = caller.ok_or(Error::Credentials)?;
-        Ok(match caller.scopes.has(Scope::Operate) {
+        if !caller.id.0.is_empty() {
+            tracing::Span::current().record("caller", caller.id.0.as_str());
+        }
+        let pool = match caller.scopes.has(Scope::Operate) {
             true => pool.for_operator(caller.id.clone()),
             false => pool.for_caller(caller.id.clone()),
-        })
+        };
+        Ok(pool.in_trace(request.extensions().get().cloned()))
     }
 
     /// Follows a drain that a call began.

@@ -20,6 +20,7 @@ mod deadline;
 mod fresh;
 mod handle;
 mod malformed;
+mod methods;
 mod operator;
 mod panics;
 mod pool;
@@ -40,6 +41,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::metrics::Metrics;
 use crate::pb;
 use crate::pb::server::catalog_service_server::CatalogServiceServer;
 use crate::pb::server::context_service_server::ContextServiceServer;
@@ -51,7 +53,7 @@ pub use accept::{Listener, Peer};
 pub use audit::TARGET as AUDIT;
 pub use auth::{Options as AuthOptions, Scopes, Tokens, hash};
 pub use deadline::Deadline;
-pub use handle::Handle;
+pub use handle::{Handle, NotReady};
 pub use security::Security;
 pub use status::DOMAIN;
 pub use tls::Options as TlsOptions;
@@ -77,6 +79,8 @@ pub struct Options {
     /// How connections are encrypted and callers told apart. Default: not at
     /// all.
     pub security: Security,
+    /// Where calls are counted. Default: nowhere that anybody sees.
+    pub metrics: Metrics,
     /// Silence of a connection before it is pinged. Default 20 s.
     pub keepalive_interval: Duration,
     /// Longest wait for the answer to a ping; then the connection is cut and
@@ -89,6 +93,7 @@ impl Default for Options {
         Self {
             config_toml: None,
             security: Security::default(),
+            metrics: Metrics::new(),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
         }
@@ -111,7 +116,7 @@ impl Server {
     /// A server that has no pool yet.
     pub fn new(options: Options) -> Self {
         let (reporter, health) = tonic_health::server::health_reporter();
-        let handle = Handle::new(reporter);
+        let handle = Handle::new(reporter, options.metrics.clone());
         let config = options.config_toml.as_deref().map(Arc::from);
         let routes = Routes::new(health)
             .add_service(
@@ -174,7 +179,12 @@ impl Server {
                 .http2_keepalive_timeout(Some(self.options.keepalive_timeout))
                 .max_concurrent_streams(Some(STREAMS_MAX))
                 .serve_with_incoming_shutdown(
-                    layers(self.routes, cutoff.clone(), &self.options.security),
+                    layers(
+                        self.routes,
+                        cutoff.clone(),
+                        &self.options.security,
+                        self.options.metrics,
+                    ),
                     tls::Secured::new(
                         listener.into().incoming(abort.clone()),
                         self.options.security.tls(),
@@ -218,13 +228,18 @@ type Layers<S> = trace::TraceService<
     >,
 >;
 
-fn layers<S>(service: S, cutoff: CancellationToken, security: &Security) -> Layers<S> {
+fn layers<S>(
+    service: S,
+    cutoff: CancellationToken,
+    security: &Security,
+    metrics: Metrics,
+) -> Layers<S> {
     let service = panics::PanicService::new(service);
     let service = malformed::MalformedService::new(service);
     let service = auth::AuthService::new(service, security.gate());
     let service = cutoff::CutoffService::new(service, cutoff);
     let service = deadline::DeadlineService::new(service);
-    trace::TraceService::new(audit::AuditService::new(service))
+    trace::TraceService::new(audit::AuditService::new(service), metrics)
 }
 
 /// The server's life up to the moment when nothing new can come of waiting.

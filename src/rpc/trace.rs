@@ -1,4 +1,5 @@
-//! One span per call, from its headers to the last byte of its answer.
+//! One span per call, from its headers to the last byte of its answer, in its
+//! caller's trace; and what is counted of it.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,21 +8,27 @@ use std::task::{Context, Poll, ready};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tonic::Code;
 use tower::Service;
 use tracing::Span;
 use tracing::field::Empty;
 
+use super::methods;
+use crate::metrics::Metrics;
+use crate::trace::{self, TraceContext};
+
 /// Makes the spans.
 #[derive(Clone, Debug)]
 pub struct TraceService<S> {
     inner: S,
+    metrics: Metrics,
 }
 
 impl<S> TraceService<S> {
     /// Around `inner`.
-    pub fn new(inner: S) -> Self {
-        Self { inner }
+    pub fn new(inner: S, metrics: Metrics) -> Self {
+        Self { inner, metrics }
     }
 }
 
@@ -29,48 +36,64 @@ impl<S> TraceService<S> {
 /// has left.
 struct Call {
     span: Span,
+    method: &'static str,
+    began: Instant,
+    metrics: Metrics,
     ended: bool,
 }
 
 impl Call {
-    fn new(path: &str) -> Self {
-        // A path that is no method of ours could be anything.
-        let method = path
-            .strip_prefix('/')
-            .filter(|m| m.starts_with("claudepool.v1.") || m.starts_with("grpc."))
-            .unwrap_or("_OTHER");
+    fn new(path: &str, parent: Option<&TraceContext>, metrics: Metrics) -> Self {
+        let method = methods::known(path);
+        metrics.call_began(method);
+        let span = tracing::info_span!(
+            "rpc",
+            otel.name = method,
+            otel.kind = "server",
+            otel.status_code = Empty,
+            rpc.system.name = "grpc",
+            rpc.method = method,
+            rpc.response.status_code = Empty,
+            caller = Empty,
+            task_id = Empty,
+            trace_id = Empty,
+        );
+        if let Some(parent) = parent {
+            trace::adopt(&span, parent);
+        }
         Self {
-            span: tracing::info_span!(
-                "rpc",
-                otel.name = method,
-                otel.kind = "server",
-                rpc.system.name = "grpc",
-                rpc.method = method,
-                rpc.response.status_code = Empty,
-            ),
+            span,
+            method,
+            began: Instant::now(),
+            metrics,
             ended: false,
         }
     }
 
-    fn end(&mut self, status: &str) {
+    fn end(&mut self, code: Code) {
         if !self.ended {
             self.ended = true;
-            self.span.record("rpc.response.status_code", status);
+            self.span.record("rpc.response.status_code", name(code));
+            if is_fault(code) {
+                self.span.record("otel.status_code", "ERROR");
+            }
             self.span.in_scope(|| tracing::debug!("call ended"));
+            self.metrics
+                .call_ended(self.method, name(code), self.began.elapsed());
         }
     }
 
     /// Ends with what `grpc-status` says, if it is there.
     fn see(&mut self, headers: &HeaderMap) {
         if let Some(value) = headers.get("grpc-status") {
-            self.end(name(Code::from_bytes(value.as_bytes())));
+            self.end(Code::from_bytes(value.as_bytes()));
         }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.end("CANCELLED");
+        self.end(Code::Cancelled);
     }
 }
 
@@ -86,8 +109,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<A>) -> Self::Future {
-        let call = Call::new(request.uri().path());
+    fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        let sent = sent(request.headers());
+        let call = Call::new(request.uri().path(), sent.as_ref(), self.metrics.clone());
+        // What is done for the call is done under its own span, if that is shown.
+        if let Some(context) = trace::of(&call.span).or(sent) {
+            call.span.record("trace_id", context.trace_id());
+            request.extensions_mut().insert(context);
+        }
         let inner = call.span.in_scope(|| self.inner.call(request));
         TraceFuture {
             inner,
@@ -172,6 +201,33 @@ impl<B: Body> Body for TraceBody<B> {
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
     }
+}
+
+/// What the caller says of its trace; `None`: nothing, or nothing that can be
+/// understood, which is the same.
+fn sent(headers: &HeaderMap) -> Option<TraceContext> {
+    let parent = headers.get("traceparent")?.to_str().ok()?;
+    let states: Vec<&str> = headers
+        .get_all("tracestate")
+        .iter()
+        .map_while(|state| state.to_str().ok())
+        .collect();
+    let states = states.join(",");
+    TraceContext::parse(parent, Some(&states))
+}
+
+/// Whether a code tells of a fault of the server's, by OpenTelemetry's
+/// conventions.
+fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 /// A code as the specification writes it.

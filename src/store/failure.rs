@@ -30,6 +30,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// In one word what is wrong with the store; `None`: nothing.
+    pub fn kind(&self) -> Option<&'static str> {
+        match self {
+            Self::Conflict | Self::RequestExists(_) | Self::Fenced => None,
+            Self::Unavailable(_) => Some("unavailable"),
+            Self::Damaged(_) => Some("damaged"),
+            Self::Corrupt(_) => Some("corrupt"),
+        }
+    }
+
     /// Whether the store as a whole failed, rather than this call. What the
     /// call was to do may have been done all the same.
     pub fn is_outage(&self) -> bool {

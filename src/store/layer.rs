@@ -35,6 +35,28 @@ pub enum Call {
     Probe,
 }
 
+impl Call {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Claim => "claim",
+            Self::Append => "append",
+            Self::Change => "change",
+            Self::Read => "read",
+            Self::Probe => "probe",
+        }
+    }
+
+    /// Whether it changes what is stored.
+    pub fn writes(self) -> bool {
+        match self {
+            Self::Commit | Self::Claim | Self::Append | Self::Change => true,
+            Self::Read | Self::Probe => false,
+        }
+    }
+}
+
 /// What is done around a call.
 pub trait Layer: Send + Sync + 'static {
     /// Carries out `work`, or not, and answers.

@@ -290,6 +290,7 @@ impl Store for Memory {
         Ok(Totals {
             tasks: inner.counts.clone(),
             funds: inner.funds,
+            first_ready: inner.next_ready(Timestamp(i64::MIN)),
         })
     }
 

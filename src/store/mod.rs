@@ -190,6 +190,9 @@ pub struct Totals {
     pub tasks: BTreeMap<State, u64>,
     /// Money.
     pub funds: Funds,
+    /// The earliest ready time of a queued task, chains left out; it may be to
+    /// come. `None`: there is none.
+    pub first_ready: Option<Timestamp>,
 }
 
 /// The shared context.
@@ -239,8 +242,8 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
 pub trait Store: Send + Sync + 'static {
     /// Commits a batch, all or nothing; returns what each change added to its
     /// task's log, in order of the changes. What the store keeps of a row is
-    /// `last_sequence`; caller, tags, group, parent, place, request and create
-    /// time as first written; and what an append has noted while the attempt
+    /// `last_sequence`; caller, tags, group, parent, place, request, trace and
+    /// create time as first written; and what an append has noted while the attempt
     /// goes on. `Conflict` too if the budget does not cover a reservation.
     async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError>;
 

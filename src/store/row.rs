@@ -10,9 +10,10 @@ use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, Ta
 use crate::money::Microdollars;
 use crate::pb;
 use crate::task::{Lease, Recovery, Spec, State, Task};
+use crate::trace::TraceContext;
 
 /// The columns of `tasks` in the order of the fields of [`Row`].
-pub(super) const COLUMNS: [&str; 36] = [
+pub(super) const COLUMNS: [&str; 37] = [
     "id",
     "version",
     "caller",
@@ -47,12 +48,13 @@ pub(super) const COLUMNS: [&str; 36] = [
     "conversation",
     "last_sequence",
     "due_time",
+    "trace",
     "usage",
     "session_offset",
 ];
 
 /// Columns that a change never writes: they stay as they were first written.
-pub(super) const FIXED: [&str; 10] = [
+pub(super) const FIXED: [&str; 11] = [
     "id",
     "caller",
     "tags",
@@ -63,6 +65,7 @@ pub(super) const FIXED: [&str; 10] = [
     "create_time",
     "saves_session",
     "conversation",
+    "trace",
 ];
 
 /// A row of `tasks`.
@@ -103,6 +106,7 @@ pub(super) struct Row {
     pub due_time: Option<i64>,
     pub usage: Vec<u8>,
     pub session_offset: i64,
+    pub trace: Option<String>,
 }
 
 impl Row {
@@ -143,6 +147,7 @@ impl Row {
             due_time: task.due_time().map(|t| t.0),
             usage: encode_usage(&task.usage),
             session_offset: task.session_offset,
+            trace: task.trace.as_ref().map(|trace| trace.as_str().to_owned()),
             saves_session: task.saves_session,
             conversation: task.conversation.as_ref().map(|c| c.0.clone()),
         }
@@ -189,6 +194,8 @@ impl Row {
             cost_estimated: self.cost_estimated,
             usage: decode_usage(&self.usage).ok_or_else(|| bad("usage"))?,
             session_offset: self.session_offset,
+            // One that is not understood harms nobody.
+            trace: self.trace.as_deref().and_then(TraceContext::from_stored),
             recovery: recovery(self.recovery).ok_or_else(|| bad("recovery"))?,
             last_sequence: u64::try_from(self.last_sequence).map_err(|_| bad("last_sequence"))?,
         })

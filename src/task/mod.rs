@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::pb;
+use crate::trace::TraceContext;
 
 pub use apply::{Conflict, TaskEvent, apply};
 pub use bill::{Bill, add as add_usage};
@@ -158,6 +159,8 @@ pub struct Task {
     /// task has cost, in microdollars: an earlier attempt without that session
     /// makes it negative. Written with the log.
     pub session_offset: i64,
+    /// Whose trace it belongs to, if its caller said so.
+    pub trace: Option<TraceContext>,
     /// What a crash does to it.
     pub recovery: Recovery,
     /// Sequence of the last entry of its log; kept by the store.
@@ -203,6 +206,7 @@ impl Task {
             cost_estimated: false,
             usage: Vec::new(),
             session_offset: 0,
+            trace: None,
             recovery: Recovery::Restart,
             last_sequence: 0,
         }

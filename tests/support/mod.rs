@@ -8,6 +8,7 @@
 
 pub mod agents;
 mod caller;
+pub mod http;
 mod program;
 #[path = "../../src/rpc/tests/raw.rs"]
 pub mod raw;

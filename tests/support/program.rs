@@ -1,5 +1,6 @@
 //! `claudepool serve` as a process of its own, for what only its death shows.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -20,6 +21,8 @@ pub struct Program {
 /// A server that runs. It is killed when dropped.
 pub struct Serving {
     pub caller: Caller,
+    /// Its status port.
+    pub status: SocketAddr,
     child: Child,
 }
 
@@ -69,15 +72,28 @@ impl Program {
         self.dir.path().join("work")
     }
 
+    /// What the last server said on stderr.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("stderr")).unwrap()
+    }
+
     /// Starts a server and waits until it serves.
     pub async fn serve(&self) -> Serving {
+        self.serve_with(&[]).await
+    }
+
+    /// The same with these variables.
+    pub async fn serve_with(&self, env: &[(&str, &str)]) -> Serving {
         let path = |name: &str| self.dir.path().join(name);
+        let told = std::fs::File::create(path("stderr")).unwrap();
         let mut child = Command::new(this_program())
             .env_clear()
             .envs(&self.around.env)
+            .env("CLAUDEPOOL_LOG", "error")
+            .envs(env.iter().copied())
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("HOME", self.dir.path())
-            .args(["serve", "--log", "error", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", "127.0.0.1:0"])
             .arg("--config")
             .arg(path("config.toml"))
             .arg("--store")
@@ -88,17 +104,22 @@ impl Program {
             .arg(self.working_dir())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(told)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         let mut ready = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = tokio::time::timeout(PATIENCE, ready.next_line()).await;
-        let line = line.expect("it serves in time").unwrap();
-        let line = line.expect("it serves");
-        let addr = line.rsplit('/').next().and_then(|addr| addr.parse().ok());
-        let addr = addr.unwrap_or_else(|| panic!("no address: {line}"));
+        let mut address = async || {
+            let line = tokio::time::timeout(PATIENCE, ready.next_line()).await;
+            let line = line.expect("it serves in time").unwrap();
+            let line = line.unwrap_or_else(|| panic!("it does not serve: {}", self.log()));
+            let addr = line.rsplit('/').next().and_then(|addr| addr.parse().ok());
+            addr.unwrap_or_else(|| panic!("no address: {line}"))
+        };
+        let (addr, status) = (address().await, address().await);
         Serving {
             caller: Caller::over(connect(addr).await, self.kind.grammar()),
+            status,
             child,
         }
     }

@@ -1186,7 +1186,11 @@ type Task struct {
 	Chain *ChainSpec `protobuf:"bytes,23,opt,name=chain,proto3" json:"chain,omitempty"`
 	// Who made it: the name of a token or of a certificate. Empty: it was made
 	// without authentication. Output only.
-	Caller        string `protobuf:"bytes,24,opt,name=caller,proto3" json:"caller,omitempty"`
+	Caller string `protobuf:"bytes,24,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Whose trace it belongs to, as a W3C traceparent: the span of the call that
+	// made it where the server exports spans, else what its caller sent. Empty:
+	// nobody said. Output only.
+	TraceParent   string `protobuf:"bytes,25,opt,name=trace_parent,json=traceParent,proto3" json:"trace_parent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1389,6 +1393,13 @@ func (x *Task) GetCaller() string {
 	return ""
 }
 
+func (x *Task) GetTraceParent() string {
+	if x != nil {
+		return x.TraceParent
+	}
+	return ""
+}
+
 var File_claudepool_v1_task_proto protoreflect.FileDescriptor
 
 const file_claudepool_v1_task_proto_rawDesc = "" +
@@ -1468,7 +1479,7 @@ const file_claudepool_v1_task_proto_rawDesc = "" +
 	"\x12permission_denials\x18\r \x03(\v2\x1f.claudepool.v1.PermissionDenialR\x11permissionDenials\x120\n" +
 	"\afailure\x18\x0e \x01(\v2\x16.claudepool.v1.FailureR\afailure\x120\n" +
 	"\x05chain\x18\x0f \x01(\v2\x1a.claudepool.v1.ChainResultR\x05chain\x12*\n" +
-	"\x03git\x18\x10 \x01(\v2\x18.claudepool.v1.GitResultR\x03git\"\xe6\a\n" +
+	"\x03git\x18\x10 \x01(\v2\x18.claudepool.v1.GitResultR\x03git\"\x89\b\n" +
 	"\x04Task\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.claudepool.v1.TaskStateR\x05state\x12+\n" +
@@ -1500,7 +1511,8 @@ const file_claudepool_v1_task_proto_rawDesc = "" +
 	"\x10context_revision\x18\x15 \x01(\x03R\x0fcontextRevision\x12=\n" +
 	"\fabandon_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\vabandonTime\x12.\n" +
 	"\x05chain\x18\x17 \x01(\v2\x18.claudepool.v1.ChainSpecR\x05chain\x12\x16\n" +
-	"\x06caller\x18\x18 \x01(\tR\x06caller*\xd4\x01\n" +
+	"\x06caller\x18\x18 \x01(\tR\x06caller\x12!\n" +
+	"\ftrace_parent\x18\x19 \x01(\tR\vtraceParent*\xd4\x01\n" +
 	"\tTaskState\x12\x1a\n" +
 	"\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11TASK_STATE_QUEUED\x10\x01\x12\x16\n" +

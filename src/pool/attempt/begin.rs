@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span, warn};
 
 use super::{Attempt, stopped};
 use crate::agent::AgentError;
+use crate::metrics::word;
 use crate::money::Microdollars;
 use crate::pb::ProcessOrigin;
 use crate::pool::conversation;
@@ -54,16 +56,19 @@ impl Attempt<'_> {
     /// anything is replaced once: nothing was paid for.
     async fn begin_turn(&mut self, bench: &mut Bench, need: &Requirement) -> Result<(), Ended> {
         for last_try in [false, true] {
+            let span = info_span!("process", origin = Empty);
             let acquired = tokio::select! {
                 biased;
                 stop = stopped(self.inner, self.slot, self.task, self.deadline) => {
                     return Err(Ended::unbegun(stop));
                 }
-                acquired = bench.acquire(self.inner, need, &self.task.caller) => acquired,
+                acquired = bench.acquire(self.inner, need, &self.task.caller).instrument(span.clone()) => acquired,
             };
             let failed = match acquired {
                 Ok(origin) => {
                     self.origin = origin;
+                    span.record("origin", word(origin.as_str_name(), "PROCESS_ORIGIN_"));
+                    self.inner.metrics.process_acquired(origin);
                     let held = bench.held.as_mut().expect("acquired");
                     self.slot.has_process(
                         self.inner,

@@ -1,6 +1,9 @@
 //! Which tools run: while one does, silence is its own.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+
+use tracing::field::Empty;
+use tracing::{Span, info_span};
 
 use crate::agent::Observation;
 
@@ -8,24 +11,30 @@ use crate::agent::Observation;
 /// is above it does not count as running.
 const CALLS_MAX: usize = 1024;
 const ID_BYTES_MAX: usize = 256;
+/// Longest name of a tool in a trace, in characters.
+const NAME_CHARS_MAX: usize = 64;
 
-/// The tool calls under way.
+/// The tool calls under way, each with its span.
 #[derive(Debug, Default)]
 pub(super) struct Tools {
-    calls: HashSet<String>,
+    calls: HashMap<String, Span>,
 }
 
 impl Tools {
     /// Takes in what the agent said.
     pub fn saw(&mut self, said: &Observation) {
         match said {
-            Observation::ToolUse { id, .. }
+            Observation::ToolUse { id, name, .. }
                 if self.calls.len() < CALLS_MAX && id.len() <= ID_BYTES_MAX =>
             {
-                self.calls.insert(id.clone());
+                self.calls.insert(id.clone(), span(name));
             }
-            Observation::ToolResult { id, .. } => {
-                self.calls.remove(id);
+            Observation::ToolResult { id, is_error, .. } => {
+                if let Some(span) = self.calls.remove(id)
+                    && *is_error
+                {
+                    span.record("otel.status_code", "ERROR");
+                }
             }
             // What was called since the last message is void, as its text.
             Observation::Retrying { .. } => self.calls.clear(),
@@ -37,6 +46,12 @@ impl Tools {
     pub fn any_runs(&self) -> bool {
         !self.calls.is_empty()
     }
+}
+
+/// From the call to the answer. What the tool is given is nobody's business.
+fn span(name: &str) -> Span {
+    let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+    info_span!("tool", otel.name = %format_args!("tool {name}"), tool = %name, otel.status_code = Empty)
 }
 
 #[cfg(test)]

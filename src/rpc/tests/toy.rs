@@ -127,7 +127,7 @@ pub async fn toy() -> Running {
     let (reporter, health) = tonic_health::server::health_reporter();
     let server = Server {
         options: Options::default(),
-        handle: Handle::new(reporter),
+        handle: Handle::new(reporter, Default::default()),
         routes: tonic::service::Routes::new(health).add_service(Toy { gone }),
     };
     start(server, left).await

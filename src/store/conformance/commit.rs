@@ -10,6 +10,7 @@ use crate::money::Microdollars;
 use crate::pb;
 use crate::store::{Parts, Store, StoreError};
 use crate::task::{Change, Lease, Recovery, Task, TaskEvent};
+use crate::trace::TraceContext;
 
 pub(super) async fn a_batch_is_committed_in_the_order_of_its_changes(store: Arc<dyn Store>) {
     let (first, second) = (queued(), queued());
@@ -122,6 +123,8 @@ pub(super) async fn fields_that_are_fixed_stay_as_first_written(store: Arc<dyn S
     change.task.create_time = at(9);
     change.task.saves_session = true;
     change.task.conversation = Some(ConversationId::of_key("new"));
+    change.task.trace =
+        TraceContext::from_stored("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=b");
     change.task.last_sequence = 99;
     change.task.rank = 0;
 
@@ -150,6 +153,9 @@ pub(super) async fn every_field_of_a_row_is_read_back(store: Arc<dyn Store>) {
         recovery: Recovery::Fail,
         saves_session: true,
         conversation: Some(ConversationId::of_key("a key")),
+        trace: TraceContext::from_stored(
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=b",
+        ),
         version: 7,
         ..queued()
     };

@@ -216,6 +216,7 @@ impl Inner {
                 row.request = stored.request;
                 row.saves_session = stored.saves_session;
                 row.conversation = stored.conversation;
+                row.trace = stored.trace;
                 row.create_time = stored.create_time;
                 kept
             }

@@ -13,10 +13,11 @@ use crate::clock::Clock;
 use crate::store::OpenError;
 
 /// One script per schema version, from 1. Only ever appended to.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_retention.sql"),
     include_str!("../migrations/0003_bills.sql"),
+    include_str!("../migrations/0004_trace.sql"),
 ];
 
 /// Marks our databases: "clpo".

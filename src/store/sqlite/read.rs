@@ -23,7 +23,7 @@ pub(super) const SELECT_TASK: &str = "SELECT id, version, caller, state, tags, g
     parent_id, place, rank, request_id, create_time, ready_time, start_time, end_time, \
     queue_deadline, attached, abandon_time, attempt, burnt, slot, lease_node, lease_until, \
     session_id, context_revision, budget, reserved, cost, attempt_cost, cost_estimated, recovery, \
-    saves_session, conversation, last_sequence, due_time, usage, session_offset FROM tasks";
+    saves_session, conversation, last_sequence, due_time, trace, usage, session_offset FROM tasks";
 
 /// More tags than this are looked for task by task instead of tag by tag.
 const TAG_ARMS_MAX: usize = 16;
@@ -42,7 +42,7 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         cost: row.get(26)?, attempt_cost: row.get(27)?, cost_estimated: row.get(28)?,
         recovery: row.get(29)?, saves_session: row.get(30)?, conversation: row.get(31)?,
         last_sequence: row.get(32)?, due_time: row.get(33)?,
-        usage: row.get(34)?, session_offset: row.get(35)?,
+        trace: row.get(34)?, usage: row.get(35)?, session_offset: row.get(36)?,
     })
 }
 
@@ -400,7 +400,45 @@ pub(super) fn totals(conn: &Connection) -> Result<Totals, StoreError> {
             .ok_or_else(|| StoreError::Corrupt(format!("counts have a state {state}")))?;
         tasks.insert(state, count);
     }
-    Ok(Totals { tasks, funds })
+    let first_ready = next_ready(&transaction, Timestamp(i64::MIN))?;
+    Ok(Totals {
+        tasks,
+        funds,
+        first_ready,
+    })
+}
+
+/// The lowest rank at or above this one among queued tasks. The index is
+/// gone through rank by rank: what is not ready yet is never read.
+pub(super) fn rank_from(conn: &Connection, rank: i64) -> Result<Option<i64>, StoreError> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT min(rank) FROM tasks INDEXED BY tasks_ready WHERE state = 1 AND rank <> 255 AND rank >= ?",
+        )?
+        .query_row([rank], |row| row.get(0))?)
+}
+
+/// The earliest ready time after a moment among queued tasks.
+pub(super) fn next_ready(
+    conn: &Connection,
+    after: Timestamp,
+) -> Result<Option<Timestamp>, StoreError> {
+    let mut next: Option<i64> = None;
+    let mut rank = rank_from(conn, 0)?;
+    while let Some(r) = rank {
+        let time: Option<i64> = conn
+            .prepare_cached(
+                "SELECT min(ready_time) FROM tasks INDEXED BY tasks_ready
+                 WHERE state = 1 AND rank <> 255 AND rank = ? AND ready_time > ?",
+            )?
+            .query_row(params![r, after.0], |row| row.get(0))?;
+        next = match (next, time) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        rank = rank_from(conn, r + 1)?;
+    }
+    Ok(next.map(Timestamp))
 }
 
 pub(super) fn context(conn: &Connection) -> Result<Context, StoreError> {

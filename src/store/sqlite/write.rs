@@ -134,10 +134,10 @@ impl Transaction<'_> {
 
     pub fn claim(&mut self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         let mut choice = Choice::new(request, self.books.funds);
-        let mut rank = self.rank_from(0)?;
+        let mut rank = read::rank_from(self.conn, 0)?;
         while let Some(r) = rank {
             self.choose(&mut choice, r, request.now)?;
-            rank = self.rank_from(u16::from(r) + 1)?;
+            rank = read::rank_from(self.conn, r + 1)?;
         }
         let (taken, mut claimed) = choice.finish();
         for (slot, change) in taken {
@@ -150,7 +150,7 @@ impl Transaction<'_> {
                 committed,
             });
         }
-        claimed.next_ready = self.next_ready(request.now)?;
+        claimed.next_ready = read::next_ready(self.conn, request.now)?;
         Ok(claimed)
     }
 
@@ -424,7 +424,7 @@ impl Transaction<'_> {
     }
 
     /// Offers the ready tasks of one rank in their order.
-    fn choose(&self, choice: &mut Choice<'_>, rank: u8, now: Timestamp) -> Result<(), StoreError> {
+    fn choose(&self, choice: &mut Choice<'_>, rank: i64, now: Timestamp) -> Result<(), StoreError> {
         let mut ready = self.conn.prepare_cached(&format!(
             "{SELECT_TASK} INDEXED BY tasks_ready WHERE state = 1 AND rank <> 255 AND rank = ? AND ready_time <= ?
              ORDER BY ready_time, id"
@@ -441,37 +441,6 @@ impl Transaction<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The lowest rank at or above this one among queued tasks. The index is
-    /// gone through rank by rank: what is not ready yet is never read.
-    fn rank_from(&self, rank: u16) -> Result<Option<u8>, StoreError> {
-        Ok(self
-            .conn
-            .prepare_cached(
-                "SELECT min(rank) FROM tasks INDEXED BY tasks_ready WHERE state = 1 AND rank <> 255 AND rank >= ?",
-            )?
-            .query_row([rank], |row| row.get(0))?)
-    }
-
-    fn next_ready(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
-        let mut next: Option<i64> = None;
-        let mut rank = self.rank_from(0)?;
-        while let Some(r) = rank {
-            let time: Option<i64> = self
-                .conn
-                .prepare_cached(
-                    "SELECT min(ready_time) FROM tasks INDEXED BY tasks_ready
-                     WHERE state = 1 AND rank <> 255 AND rank = ? AND ready_time > ?",
-                )?
-                .query_row(params![r, now.0], |row| row.get(0))?;
-            next = match (next, time) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-            rank = self.rank_from(u16::from(r) + 1)?;
-        }
-        Ok(next.map(Timestamp))
     }
 
     fn spec(&self, id: TaskId) -> Result<Spec, StoreError> {
@@ -500,7 +469,8 @@ impl Transaction<'_> {
             (24, &r.context_revision), (25, &r.budget), (26, &r.reserved), (27, &r.cost),
             (28, &r.attempt_cost), (29, &r.cost_estimated), (30, &r.recovery),
             (31, &r.saves_session), (32, &r.conversation), (33, &r.last_sequence),
-            (34, &r.due_time), (35, &r.usage), (36, &r.session_offset),
+            (34, &r.due_time), (35, &r.trace), (36, &r.usage),
+            (37, &r.session_offset),
         ];
         for (place, value) in values {
             statement.raw_bind_parameter(place, value)?;

@@ -573,6 +573,7 @@ class Task(google.protobuf.message.Message):
     ABANDON_TIME_FIELD_NUMBER: builtins.int
     CHAIN_FIELD_NUMBER: builtins.int
     CALLER_FIELD_NUMBER: builtins.int
+    TRACE_PARENT_FIELD_NUMBER: builtins.int
     task_id: builtins.str
     """UUIDv7 text. Output only."""
     state: global___TaskState.ValueType
@@ -602,6 +603,11 @@ class Task(google.protobuf.message.Message):
     caller: builtins.str
     """Who made it: the name of a token or of a certificate. Empty: it was made
     without authentication. Output only.
+    """
+    trace_parent: builtins.str
+    """Whose trace it belongs to, as a W3C traceparent: the span of the call that
+    made it where the server exports spans, else what its caller sent. Empty:
+    nobody said. Output only.
     """
     @property
     def spec(self) -> global___TaskSpec:
@@ -672,8 +678,9 @@ class Task(google.protobuf.message.Message):
         abandon_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         chain: claudepool.v1.chain_pb2.ChainSpec | None = ...,
         caller: builtins.str = ...,
+        trace_parent: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["abandon_time", b"abandon_time", "chain", b"chain", "create_time", b"create_time", "effective_settings", b"effective_settings", "end_time", b"end_time", "ready_time", b"ready_time", "result", b"result", "spec", b"spec", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["abandon_time", b"abandon_time", "attempt", b"attempt", "caller", b"caller", "chain", b"chain", "context_revision", b"context_revision", "cost_microdollars", b"cost_microdollars", "create_time", b"create_time", "effective_settings", b"effective_settings", "end_time", b"end_time", "group_id", b"group_id", "last_sequence", b"last_sequence", "node_id", b"node_id", "parent_task_id", b"parent_task_id", "ready_time", b"ready_time", "request_id", b"request_id", "result", b"result", "session_id", b"session_id", "slot_id", b"slot_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "step_index", b"step_index", "tags", b"tags", "task_id", b"task_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["abandon_time", b"abandon_time", "attempt", b"attempt", "caller", b"caller", "chain", b"chain", "context_revision", b"context_revision", "cost_microdollars", b"cost_microdollars", "create_time", b"create_time", "effective_settings", b"effective_settings", "end_time", b"end_time", "group_id", b"group_id", "last_sequence", b"last_sequence", "node_id", b"node_id", "parent_task_id", b"parent_task_id", "ready_time", b"ready_time", "request_id", b"request_id", "result", b"result", "session_id", b"session_id", "slot_id", b"slot_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "step_index", b"step_index", "tags", b"tags", "task_id", b"task_id", "trace_parent", b"trace_parent"]) -> None: ...
 
 global___Task = Task
