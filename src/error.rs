@@ -121,6 +121,9 @@ pub enum Error {
     /// The caller has as much in the queue as it may.
     #[error("the caller has as many tasks in the queue as the policy allows")]
     CallerQueueFull,
+    /// Too much is being received.
+    #[error("too many large requests are being received")]
+    Receiving,
     /// Too many streams.
     #[error("too many watchers")]
     TooManyWatchers,
@@ -142,6 +145,9 @@ pub enum Error {
     /// The server drains.
     #[error("the server is draining and takes no new work")]
     Draining,
+    /// The connection has lived long enough; the server goes on.
+    #[error("the connection has reached its age: connect anew and resume")]
+    ConnectionAge,
     /// The pool is not there yet.
     #[error("the server is still starting")]
     Starting,
@@ -190,11 +196,11 @@ impl Error {
             Self::Credentials => ErrorReason::Credentials,
             Self::ScopeMissing { .. } => ErrorReason::ScopeMissing,
             Self::BudgetExhausted => ErrorReason::BudgetExhausted,
-            Self::QueueFull | Self::CallerQueueFull => ErrorReason::QueueFull,
+            Self::QueueFull | Self::CallerQueueFull | Self::Receiving => ErrorReason::QueueFull,
             Self::TooManyWatchers => ErrorReason::TooManyWatchers,
             Self::Paused => ErrorReason::Paused,
             Self::SlotBounds { .. } => ErrorReason::SlotBounds,
-            Self::Draining => ErrorReason::Draining,
+            Self::Draining | Self::ConnectionAge => ErrorReason::Draining,
             Self::Starting => ErrorReason::Starting,
             Self::Store(_) => ErrorReason::Store,
             Self::Deadline => ErrorReason::Deadline,
@@ -209,12 +215,13 @@ impl Error {
         match self {
             Self::QueueFull
             | Self::CallerQueueFull
+            | Self::Receiving
             | Self::TooManyWatchers
             | Self::Starting
             | Self::Store(_) => Some(Duration::from_secs(1)),
             // Another server, or this one's successor, takes it.
             Self::Draining | Self::Paused => Some(Duration::from_secs(2)),
-            Self::Conflict => Some(Duration::from_millis(50)),
+            Self::Conflict | Self::ConnectionAge => Some(Duration::from_millis(50)),
             Self::Invalid(_)
             | Self::RequestIdReused
             | Self::PageTokenMismatch

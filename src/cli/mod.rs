@@ -17,6 +17,8 @@ mod context;
 mod demo;
 mod failure;
 #[cfg(feature = "server")]
+mod files;
+#[cfg(feature = "server")]
 mod harden;
 #[cfg(feature = "demo")]
 mod install;
@@ -37,6 +39,8 @@ mod render;
 mod scratch;
 #[cfg(feature = "server")]
 mod serve;
+#[cfg(feature = "server")]
+mod signals;
 #[cfg(feature = "server")]
 mod status;
 mod table;

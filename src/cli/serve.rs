@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use tempfile::TempDir;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
 use super::paths::settle_paths;
+use super::signals::Signals;
 use super::status::StatusPort;
-use super::{harden, listen, logs};
+use super::{files, harden, listen, logs};
 use crate::agent::claude::Claude;
 use crate::config::{Config, Listen, LogFormat, StatusListen, StoreUrl};
 use crate::metrics::Metrics;
@@ -137,6 +137,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
     let interval = config.otel.metrics_interval;
     let exporter = logs::begin(&config)?;
     let mut signals = Signals::new()?;
+    files::raise();
     let started = tokio::select! {
         started = start(config) => started?,
         () = signals.next() => return Ok(()),
@@ -229,37 +230,6 @@ impl Serving {
     }
 }
 
-const FILE_SIZE: i32 = rustix::process::Signal::XFSZ.as_raw();
-
-/// SIGTERM and SIGINT.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// Caught and not waited for: a file that may not grow (`LimitFSIZE`) is then
-    /// the failure of a write, like a full disk, and not the server's end.
-    _file_size: Signal,
-}
-
-impl Signals {
-    /// From now on neither ends the process by itself.
-    pub(super) fn new() -> Result<Self, Failure> {
-        let failed = |error| Failure::failed(format!("no signal can be waited for: {error}"));
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-            _file_size: signal(SignalKind::from_raw(FILE_SIZE)).map_err(failed)?,
-        })
-    }
-
-    /// The next of them.
-    pub(super) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// Starts a server and returns when it takes work. Until then its health is
 /// NOT_SERVING.
 pub(super) async fn start(mut config: Config) -> Result<Serving, Failure> {
@@ -289,7 +259,8 @@ pub(super) async fn start(mut config: Config) -> Result<Serving, Failure> {
         config_toml: Some(shown),
         security,
         metrics: metrics.clone(),
-        ..rpc::Options::default()
+        limits: files::within(config.server.limits.clone()),
+        web: config.server.web.clone(),
     });
     let handle = server.handle();
     let status = status.map(|port| port.serve(handle.clone()));

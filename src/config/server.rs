@@ -96,6 +96,10 @@ pub struct Server {
     pub tls: Option<Tls>,
     /// How callers are told apart.
     pub auth: Auth,
+    /// What connections and requests may take.
+    pub limits: rpc::Limits,
+    /// How browsers may call.
+    pub web: rpc::Web,
 }
 
 impl Default for Server {
@@ -105,6 +109,8 @@ impl Default for Server {
             insecure: false,
             tls: None,
             auth: Auth::default(),
+            limits: rpc::Limits::default(),
+            web: rpc::Web::default(),
         }
     }
 }
@@ -154,6 +160,11 @@ impl Server {
                 || !self.auth.identities.is_empty(),
             "tls.client_ca lets nobody in without auth.identities".to_owned(),
         );
+        let mut of = |table: &str, problems: Vec<String>| {
+            found.extend(problems.into_iter().map(|p| format!("{table}.{p}")));
+        };
+        of("limits", self.limits.problems());
+        of("web", self.web.problems());
         found
     }
 

@@ -160,3 +160,33 @@ fn what_is_kept_for_less_than_a_second_is_refused() {
         assert!(why.contains(key), "{key}: {why}");
     }
 }
+
+#[test]
+fn limits_and_origins_out_of_range_are_named_by_key() {
+    let text = "[server.limits]\nconnections_max = 0\nstreams_max = 0\nheader_bytes_max = 1\n\
+                request_bytes_max = 1\nresets_max = 0\nreceive_timeout = '0s'\n\
+                first_call_timeout = '0s'\nstalled_timeout = '0s'\nconnection_age = '0s'\n\
+                keepalive_interval = '0s'\nkeepalive_timeout = '0s'\n\
+                [server.web]\norigins = ['*']\n";
+    let config = Config::parse(text).unwrap();
+
+    let why = config.check().unwrap_err().to_string();
+
+    for line in text.lines() {
+        match line.split_once(" =") {
+            Some(("origins", _)) => assert!(why.contains("server.web.origins"), "{why}"),
+            Some((key, _)) => assert!(
+                why.contains(&format!("server.limits.{key}")),
+                "{key}: {why}"
+            ),
+            None => {}
+        }
+    }
+    let text = "[server.limits]\nreceiving_bytes_max = 1000000\n";
+    let why = Config::parse(text)
+        .unwrap()
+        .check()
+        .unwrap_err()
+        .to_string();
+    assert!(why.contains("server.limits.receiving_bytes_max"), "{why}");
+}

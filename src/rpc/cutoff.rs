@@ -1,4 +1,5 @@
-//! The end of the server: whatever is still open ends with UNAVAILABLE.
+//! The end of the server, and of an old connection: whatever is still open ends
+//! with UNAVAILABLE.
 
 use std::task::{Context, Poll};
 
@@ -9,17 +10,35 @@ use tower::Service;
 use super::cut::{CutBody, CutFuture, Limit};
 use crate::error::Error;
 
-/// Ends every call once its token is cancelled.
+/// Calls that a task is attached to: its caller would have left. They last as
+/// long as their connection does.
+const ATTACHED: [&str; 3] = [
+    "/claudepool.v1.PoolService/Run",
+    "/claudepool.v1.PoolService/RunStream",
+    "/claudepool.v1.PoolService/FanOut",
+];
+
+/// When calls end.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// The server's end: every call.
+    pub server: CancellationToken,
+    /// The connection is too old: every call that can be taken up again
+    /// elsewhere.
+    pub connection: CancellationToken,
+}
+
+/// Ends calls with their server or their connection.
 #[derive(Clone, Debug)]
 pub struct CutoffService<S> {
     inner: S,
-    cutoff: CancellationToken,
+    ends: Ends,
 }
 
 impl<S> CutoffService<S> {
     /// Around `inner`.
-    pub fn new(inner: S, cutoff: CancellationToken) -> Self {
-        Self { inner, cutoff }
+    pub fn new(inner: S, ends: Ends) -> Self {
+        Self { inner, ends }
     }
 }
 
@@ -36,10 +55,15 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let cutoff = self.cutoff.clone();
+        let Ends { server, connection } = self.ends.clone();
+        let attached = ATTACHED.contains(&request.uri().path());
         let limit: Limit = Box::pin(async move {
-            cutoff.cancelled_owned().await;
-            Error::Draining.into()
+            let error = tokio::select! {
+                biased;
+                () = server.cancelled() => Error::Draining,
+                () = connection.cancelled(), if !attached => Error::ConnectionAge,
+            };
+            error.into()
         });
         CutFuture::new(self.inner.call(request), Some(limit))
     }

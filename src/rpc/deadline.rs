@@ -1,8 +1,8 @@
-//! The caller's deadline, kept by ourselves.
+//! The caller's deadline, kept by ourselves: for every kind of call, streams
+//! included, and as DEADLINE_EXCEEDED.
 //!
-//! tonic answers an expired `grpc-timeout` with CANCELLED, which meshes retry,
-//! and stops looking at it once headers are sent. So a timer of ours fires
-//! slightly before tonic's, answers DEADLINE_EXCEEDED, and also ends streams.
+//! tonic's own timer would answer CANCELLED, which meshes retry, and would stop
+//! once headers are sent. It stands in tonic's server, which is not used.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use tower::Service;
 use super::cut::{CutBody, CutFuture, Limit};
 use crate::error::Error;
 
-/// How much earlier than the deadline ours fires: tokio's timers have steps of
-/// a millisecond.
+/// How much earlier than the deadline ours fires: the answer with its reason
+/// is then there before a proxy's own timer.
 const MARGIN: Duration = Duration::from_millis(2);
 
 /// When the caller stops waiting. In the extensions of a request that has one.

@@ -4,21 +4,26 @@
 //! NOT_SERVING and every call is UNAVAILABLE (STARTING) until the pool is handed
 //! in through [`Handle::open`].
 //!
-//! A call passes, from the outside in: its span, its line in the audit log, the
-//! caller's deadline, the end of the server, who calls and whether they may,
-//! requests that cannot be read, panics, the service.
+//! A call passes, from the outside in: its connection's limits, its origin,
+//! gRPC-Web, its span, its line in the audit log, the caller's deadline, the end
+//! of the server or of the connection, who calls and whether they may, requests
+//! that cannot be read, panics, what is received, the service.
 
 mod accept;
 mod audit;
 mod auth;
 mod catalog;
+mod connections;
 mod context;
 mod convert;
 mod cut;
 mod cutoff;
 mod deadline;
+mod flow;
 mod fresh;
 mod handle;
+mod inbound;
+mod limits;
 mod malformed;
 mod methods;
 mod operator;
@@ -31,16 +36,24 @@ mod streams;
 mod tests;
 mod tls;
 mod trace;
+mod web;
 
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
+use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tower::Layer;
 
+use self::connections::Connections;
+use self::cutoff::Ends;
+use self::web::WebService;
 use crate::metrics::Metrics;
 use crate::pb;
 use crate::pb::server::catalog_service_server::CatalogServiceServer;
@@ -54,14 +67,14 @@ pub use audit::TARGET as AUDIT;
 pub use auth::{Options as AuthOptions, Scopes, Tokens, hash};
 pub use deadline::Deadline;
 pub use handle::{Handle, NotReady};
+pub use limits::Limits;
 pub use security::Security;
 pub use status::DOMAIN;
 pub use tls::Options as TlsOptions;
+pub use web::Web;
 
-/// Largest request. Answers are kept below the 4 MiB that every client takes.
-pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Calls at a time on one connection; further ones wait at the client.
-const STREAMS_MAX: u32 = 16_384;
+/// Largest request of reflection: a name.
+const REFLECTION_BYTES_MAX: usize = 64 * 1024;
 /// From the end of a drain to the end of what is still open: what finished last
 /// gets through.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -71,7 +84,7 @@ const CLOSE: Duration = Duration::from_secs(1);
 const DRAIN_SLACK: Duration = Duration::from_secs(5);
 
 /// What a server is built with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The composed configuration as TOML, secrets redacted: what GetConfig
     /// answers. Default: the pool's options alone.
@@ -81,23 +94,10 @@ pub struct Options {
     pub security: Security,
     /// Where calls are counted. Default: nowhere that anybody sees.
     pub metrics: Metrics,
-    /// Silence of a connection before it is pinged. Default 20 s.
-    pub keepalive_interval: Duration,
-    /// Longest wait for the answer to a ping; then the connection is cut and
-    /// its callers have left. Default 10 s.
-    pub keepalive_timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            config_toml: None,
-            security: Security::default(),
-            metrics: Metrics::new(),
-            keepalive_interval: Duration::from_secs(20),
-            keepalive_timeout: Duration::from_secs(10),
-        }
-    }
+    /// What connections and requests may take.
+    pub limits: Limits,
+    /// How browsers may call.
+    pub web: Web,
 }
 
 /// Why a server stopped otherwise than asked.
@@ -118,25 +118,44 @@ impl Server {
         let (reporter, health) = tonic_health::server::health_reporter();
         let handle = Handle::new(reporter, options.metrics.clone());
         let config = options.config_toml.as_deref().map(Arc::from);
+        let bytes = options.limits.request_bytes_max;
+        macro_rules! service {
+            ($server:ident, $service:expr) => {
+                $server::new($service)
+                    .max_decoding_message_size(bytes)
+                    .accept_compressed(Gzip)
+                    .send_compressed(Gzip)
+            };
+        }
         let routes = Routes::new(health)
+            .add_service(service!(
+                PoolServiceServer,
+                pool::Service::new(handle.clone())
+            ))
+            .add_service(service!(
+                OperatorServiceServer,
+                operator::Service::new(handle.clone(), config)
+            ))
+            .add_service(service!(
+                CatalogServiceServer,
+                catalog::Service::new(handle.clone())
+            ))
+            .add_service(service!(
+                ContextServiceServer,
+                context::Service::new(handle.clone())
+            ))
             .add_service(
-                PoolServiceServer::new(pool::Service::new(handle.clone()))
-                    .max_decoding_message_size(REQUEST_BYTES_MAX),
+                reflection()
+                    .build_v1()
+                    .expect("our own descriptors")
+                    .max_decoding_message_size(REFLECTION_BYTES_MAX),
             )
             .add_service(
-                OperatorServiceServer::new(operator::Service::new(handle.clone(), config))
-                    .max_decoding_message_size(REQUEST_BYTES_MAX),
+                reflection()
+                    .build_v1alpha()
+                    .expect("our own descriptors")
+                    .max_decoding_message_size(REFLECTION_BYTES_MAX),
             )
-            .add_service(
-                CatalogServiceServer::new(catalog::Service::new(handle.clone()))
-                    .max_decoding_message_size(REQUEST_BYTES_MAX),
-            )
-            .add_service(
-                ContextServiceServer::new(context::Service::new(handle.clone()))
-                    .max_decoding_message_size(REQUEST_BYTES_MAX),
-            )
-            .add_service(reflection().build_v1().expect("our own descriptors"))
-            .add_service(reflection().build_v1alpha().expect("our own descriptors"))
             .prepare();
         Self {
             options,
@@ -173,37 +192,32 @@ impl Server {
         // Whatever ends this future, no connection outlives it.
         let _cut = abort.clone().drop_guard();
 
-        let mut serving = pin!(
-            tonic::transport::Server::builder()
-                .http2_keepalive_interval(Some(self.options.keepalive_interval))
-                .http2_keepalive_timeout(Some(self.options.keepalive_timeout))
-                .max_concurrent_streams(Some(STREAMS_MAX))
-                .serve_with_incoming_shutdown(
-                    layers(
-                        self.routes,
-                        cutoff.clone(),
-                        &self.options.security,
-                        self.options.metrics,
-                    ),
-                    tls::Secured::new(
-                        listener.into().incoming(abort.clone()),
-                        self.options.security.tls(),
-                    ),
-                    closing.clone().cancelled_owned(),
-                )
+        let (limits, routes) = (self.options.limits, self.routes);
+        let stack = Stack {
+            web: self.options.web,
+            security: self.options.security,
+            metrics: self.options.metrics,
+            limits: limits.clone(),
+            receiving: Arc::default(),
+        };
+        let connections = Connections::new(limits, closing.clone());
+        let incoming = tls::Secured::new(
+            listener.into().incoming(abort.clone()),
+            stack.security.tls(),
         );
+        let mut serving = pin!(connections.serve(incoming, |connection| {
+            let server = cutoff.clone();
+            stack.over(routes.clone(), Ends { server, connection })
+        }));
 
         let drained = tokio::select! {
-            ended = &mut serving => {
-                let cause = ended.err().map_or_else(|| "no listener".into(), |e| e.to_string());
-                return Err(ServeError(cause));
-            }
+            () = &mut serving => return Err(ServeError("no listener".into())),
             drained = live(&handle, shutdown) => drained,
         };
 
         tokio::select! {
             () = tokio::time::sleep(SETTLE) => {}
-            _ = &mut serving => {}
+            () = &mut serving => {}
         }
         cutoff.cancel();
         closing.cancel();
@@ -218,28 +232,40 @@ impl Server {
 }
 
 /// What stands between a connection and a service.
+struct Stack {
+    web: Web,
+    security: Security,
+    metrics: Metrics,
+    limits: Limits,
+    receiving: Arc<AtomicUsize>,
+}
+
+/// From inside the origin to the service.
 type Layers<S> = trace::TraceService<
     audit::AuditService<
         deadline::DeadlineService<
             cutoff::CutoffService<
-                auth::AuthService<malformed::MalformedService<panics::PanicService<S>>>,
+                auth::AuthService<
+                    malformed::MalformedService<panics::PanicService<inbound::InboundService<S>>>,
+                >,
             >,
         >,
     >,
 >;
 
-fn layers<S>(
-    service: S,
-    cutoff: CancellationToken,
-    security: &Security,
-    metrics: Metrics,
-) -> Layers<S> {
-    let service = panics::PanicService::new(service);
-    let service = malformed::MalformedService::new(service);
-    let service = auth::AuthService::new(service, security.gate());
-    let service = cutoff::CutoffService::new(service, cutoff);
-    let service = deadline::DeadlineService::new(service);
-    trace::TraceService::new(audit::AuditService::new(service), metrics)
+impl Stack {
+    fn over<S>(&self, service: S, ends: Ends) -> WebService<GrpcWebService<Layers<S>>> {
+        let receiving = Arc::clone(&self.receiving);
+        let service = inbound::InboundService::new(service, receiving, &self.limits);
+        let service = panics::PanicService::new(service);
+        let service = malformed::MalformedService::new(service);
+        let service = auth::AuthService::new(service, self.security.gate());
+        let service = cutoff::CutoffService::new(service, ends);
+        let service = deadline::DeadlineService::new(service);
+        let service =
+            trace::TraceService::new(audit::AuditService::new(service), self.metrics.clone());
+        WebService::new(GrpcWebLayer::new().layer(service), &self.web)
+    }
 }
 
 /// The server's life up to the moment when nothing new can come of waiting.

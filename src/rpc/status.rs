@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
@@ -27,10 +28,16 @@ impl From<Error> for Status {
             }
             _ => {}
         }
-        Status::with_error_details(
+        let mut metadata = MetadataMap::new();
+        if let Some(delay) = error.retry_after() {
+            let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            metadata.insert("grpc-retry-pushback-ms", ms.into());
+        }
+        Status::with_error_details_and_metadata(
             code(&error),
             cut(&error.to_string(), TEXT_MAX),
             details(&error),
+            metadata,
         )
     }
 }
@@ -56,8 +63,13 @@ fn code(error: &Error) -> Code {
         Error::BudgetExhausted
         | Error::QueueFull
         | Error::CallerQueueFull
+        | Error::Receiving
         | Error::TooManyWatchers => Code::ResourceExhausted,
-        Error::Draining | Error::Paused | Error::Starting | Error::Store(_) => Code::Unavailable,
+        Error::Draining
+        | Error::ConnectionAge
+        | Error::Paused
+        | Error::Starting
+        | Error::Store(_) => Code::Unavailable,
         Error::Deadline => Code::DeadlineExceeded,
         Error::NotBuiltYet(_) => Code::Unimplemented,
         Error::Conflict => Code::Aborted,
@@ -97,6 +109,7 @@ fn quota(error: &Error) -> Option<&'static str> {
         Error::BudgetExhausted => Some("pool:budget"),
         Error::QueueFull => Some("pool:queue"),
         Error::CallerQueueFull => Some("caller:queue"),
+        Error::Receiving => Some("server:receiving"),
         Error::TooManyWatchers => Some("pool:watchers"),
         _ => None,
     }

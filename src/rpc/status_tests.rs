@@ -109,6 +109,7 @@ fn table() -> Vec<(Error, Code, &'static str)> {
             "BUDGET_EXHAUSTED",
         ),
         (Error::QueueFull, Code::ResourceExhausted, "QUEUE_FULL"),
+        (Error::Receiving, Code::ResourceExhausted, "QUEUE_FULL"),
         (
             Error::CallerQueueFull,
             Code::ResourceExhausted,
@@ -123,6 +124,7 @@ fn table() -> Vec<(Error, Code, &'static str)> {
         (bounds(false), Code::FailedPrecondition, "SLOT_BOUNDS"),
         (bounds(true), Code::OutOfRange, "SLOT_BOUNDS"),
         (Error::Draining, Code::Unavailable, "DRAINING"),
+        (Error::ConnectionAge, Code::Unavailable, "DRAINING"),
         (Error::Starting, Code::Unavailable, "STARTING"),
         (
             Error::Store(StoreError::Unavailable("disk /x".into())),
@@ -160,6 +162,14 @@ fn what_may_work_later_says_when() {
         if code == Code::Unavailable || matches!(reason, "QUEUE_FULL" | "TOO_MANY_WATCHERS") {
             assert!(retry.is_some_and(|r| r.retry_delay.is_some()), "{reason}");
         }
+        // gRPC's own libraries read the header, and not the details.
+        let delay = status.get_details_retry_info().and_then(|r| r.retry_delay);
+        let pushback = status.metadata().get("grpc-retry-pushback-ms");
+        assert_eq!(
+            pushback.map(|ms| ms.to_str().expect("a number").to_owned()),
+            delay.map(|delay| delay.as_millis().to_string()),
+            "{reason}"
+        );
         if code == Code::ResourceExhausted {
             assert!(status.get_details_quota_failure().is_some(), "{reason}");
         }

@@ -1,7 +1,9 @@
 //! What the wire promises without a pool, over real sockets.
 
+mod limits;
 mod raw;
 mod toy;
+mod web;
 
 use std::time::Instant;
 

@@ -123,10 +123,17 @@ pub struct Running {
 
 /// Starts a server of the toy.
 pub async fn toy() -> Running {
+    toy_with(|_| {}).await
+}
+
+/// The same with other options.
+pub async fn toy_with(set: impl FnOnce(&mut Options)) -> Running {
     let (gone, left) = mpsc::unbounded_channel();
     let (reporter, health) = tonic_health::server::health_reporter();
+    let mut options = Options::default();
+    set(&mut options);
     let server = Server {
-        options: Options::default(),
+        options,
         handle: Handle::new(reporter, Default::default()),
         routes: tonic::service::Routes::new(health).add_service(Toy { gone }),
     };
@@ -135,7 +142,14 @@ pub async fn toy() -> Running {
 
 /// Starts a server whose pool never comes.
 pub async fn starting() -> Running {
-    start(Server::new(Options::default()), mpsc::unbounded_channel().1).await
+    starting_with(|_| {}).await
+}
+
+/// The same with other options.
+pub async fn starting_with(set: impl FnOnce(&mut Options)) -> Running {
+    let mut options = Options::default();
+    set(&mut options);
+    start(Server::new(options), mpsc::unbounded_channel().1).await
 }
 
 async fn start(server: Server, gone: mpsc::UnboundedReceiver<()>) -> Running {
