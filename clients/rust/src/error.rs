@@ -62,6 +62,12 @@ impl Error {
         }
     }
 
+    /// Whether the server stops or starts: its successor, or itself, answers
+    /// before long.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self.reason.as_str(), "DRAINING" | "STARTING")
+    }
+
     pub(crate) fn ended_early() -> Self {
         Status::unavailable("the stream ended before the task did").into()
     }

@@ -172,12 +172,12 @@ impl Client {
                 Ok(answer) => return Ok(answer.into_inner().task_id),
                 Err(status) => {
                     let error = Error::from(status);
-                    if tries == TRIES || !error.is_broken() {
+                    if tries == TRIES || !error.is_broken() || error.reason == "PAUSED" {
                         return Err(error);
                     }
+                    tokio::time::sleep(pause.max(error.retry_after.unwrap_or_default())).await;
                 }
             }
-            tokio::time::sleep(pause).await;
             tries += 1;
             pause = (2 * pause).min(LONGEST_PAUSE);
         }

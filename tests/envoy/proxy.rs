@@ -1,0 +1,144 @@
+//! Envoy before a server, each on a free port.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::support::PATIENCE;
+
+/// The shipped configuration, from the root.
+const SHIPPED: &str = "deploy/envoy/envoy.yaml";
+
+/// A proxy that runs. It is killed when dropped.
+pub struct Envoy {
+    pub addr: SocketAddr,
+    admin: SocketAddr,
+    _child: Child,
+    _dir: tempfile::TempDir,
+}
+
+/// A port that was free a moment ago.
+pub fn free() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// The program under test.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("CLAUDEPOOL_TEST_ENVOY").expect("set CLAUDEPOOL_TEST_ENVOY: make test-envoy")
+}
+
+impl Envoy {
+    /// Starts it before `server`, with the shipped configuration but for its
+    /// ports and these changes.
+    pub async fn before(server: SocketAddr, changes: &[(&str, &str)]) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut config = std::fs::read_to_string(root.join(SHIPPED)).unwrap();
+        let (addr, admin) = (free(), free());
+        let ports = [(8080, addr), (9901, admin), (50051, server)];
+        let ports = ports.map(|(shipped, addr)| {
+            let port = |port: u16| format!("port_value: {port} }}");
+            (port(shipped), port(addr.port()))
+        });
+        let changes = changes
+            .iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()));
+        for (shipped, ours) in ports.into_iter().chain(changes) {
+            assert!(config.contains(&shipped), "{SHIPPED} has no {shipped}");
+            config = config.replace(&shipped, &ours);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("envoy.yaml");
+        std::fs::write(&file, config).unwrap();
+        let mut child = Command::new(program())
+            .args([
+                "--concurrency",
+                "1",
+                "--disable-hot-restart",
+                "-l",
+                "info",
+                "-c",
+            ])
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut seen = String::new();
+        let ready = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains("starting workers") {
+                    return;
+                }
+                seen += &line;
+                seen.push('\n');
+            }
+            panic!("it does not start: {seen}");
+        };
+        tokio::time::timeout(PATIENCE, ready)
+            .await
+            .expect("ready in time");
+        // It must be able to write on.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let envoy = Self {
+            addr,
+            admin,
+            _child: child,
+            _dir: dir,
+        };
+        envoy.until_health(true).await;
+        envoy
+    }
+
+    /// What the admin page answers.
+    async fn admin(&self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(self.admin).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// Whether the server is healthy in its eyes.
+    pub async fn is_healthy(&self) -> bool {
+        let clusters = self.admin("/clusters").await;
+        clusters.contains("::health_flags::healthy")
+    }
+
+    /// Waits until the server is healthy, or is not.
+    pub async fn until_health(&self, healthy: bool) {
+        let wait = async {
+            while self.is_healthy().await != healthy {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("in time");
+    }
+
+    /// A counter of the server's cluster.
+    pub async fn count(&self, name: &str) -> u64 {
+        let name = format!("cluster.claudepool.{name}: ");
+        let stats = self.admin("/stats").await;
+        let line = stats.lines().find_map(|line| line.strip_prefix(&name));
+        line.expect("a counter").parse().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn the_shipped_configuration_is_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut envoy = Command::new(program());
+    let envoy = envoy
+        .args(["--mode", "validate", "-c"])
+        .arg(root.join(SHIPPED));
+    let output = envoy.output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
