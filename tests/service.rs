@@ -28,6 +28,8 @@ mod drain;
 mod failure_table;
 #[path = "service/faults.rs"]
 mod faults;
+#[path = "service/hostile.rs"]
+mod hostile;
 #[path = "service/isolation.rs"]
 mod isolation;
 #[path = "service/killed_again.rs"]
@@ -58,6 +60,8 @@ mod policy;
 mod promises;
 #[path = "service/requests.rs"]
 mod requests;
+#[path = "service/sigterm.rs"]
+mod sigterm;
 #[path = "service/status_port.rs"]
 mod status_port;
 #[path = "service/streams.rs"]

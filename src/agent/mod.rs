@@ -47,7 +47,8 @@ pub struct Profile {
 /// on: a reset leaves it as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Placement {
-    /// Working directory. Absolute.
+    /// Working directory. Absolute, with symlinks resolved: a process that finds
+    /// itself elsewhere does not work.
     pub working_dir: PathBuf,
     /// Replaces the agent's own system prompt.
     pub system_prompt: Option<String>,

@@ -1,6 +1,7 @@
 //! One CLI process and its conversation: requests out, observations in.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,11 +108,14 @@ impl ClaudeSession {
         session.conversation.in_force = InForce {
             model: None,
             permission_mode: mode_word(PermissionMode::DontAsk).into(),
-            working_dir: launch.placement.as_ref().map(resolved),
+            working_dir: launch.placement.as_ref().map(named),
         };
         let limit = session.options.start_timeout;
         let answer = session.control(initialize, limit).await;
         answer.map_err(|failure| AgentError::Launch(failure.sentence()))?;
+        if let Some(placement) = &launch.placement {
+            session.is_in(&placement.working_dir)?;
+        }
         if let Some(home) = session.process.home() {
             home.remove_private();
         }
@@ -128,6 +132,17 @@ impl ClaudeSession {
             session.conversation.resumed();
         }
         Ok(session)
+    }
+
+    /// A directory can become a link after it was allowed; a process that has
+    /// entered one stays in it.
+    fn is_in(&self, dir: &Path) -> Result<(), AgentError> {
+        let entered = std::fs::read_link(format!("/proc/{}/cwd", self.process.pid()));
+        match entered {
+            Ok(entered) if entered != dir => Err(elsewhere()),
+            // One that has ended tells it by itself.
+            _ => Ok(()),
+        }
     }
 
     fn is_idle(&self) -> Result<(), AgentError> {
@@ -200,11 +215,17 @@ impl ClaudeSession {
     }
 }
 
-/// The directory as the CLI will name it.
-fn resolved(placement: &Placement) -> String {
-    let dir = &placement.working_dir;
-    let dir = dir.canonicalize().unwrap_or_else(|_| dir.clone());
-    dir.to_string_lossy().into_owned()
+fn elsewhere() -> AgentError {
+    AgentError::Refused {
+        setting: "working_dir",
+        message: "became another directory".into(),
+    }
+}
+
+/// The directory as the CLI must name it. It was resolved when it was allowed:
+/// resolved again it could be another.
+fn named(placement: &Placement) -> String {
+    placement.working_dir.to_string_lossy().into_owned()
 }
 
 #[async_trait]
@@ -230,10 +251,12 @@ impl Session for ClaudeSession {
         }
         argv::check_working_dir(placement)?;
         let claimed = self.set("placement", argv::claim(placement)).await?;
-        self.conversation.in_force.working_dir = match claimed.get("cwd").and_then(Value::as_str) {
-            Some(dir) => Some(dir.to_owned()),
-            None => Some(resolved(placement)),
-        };
+        let claimed = claimed.get("cwd").and_then(Value::as_str);
+        let dir = named(placement);
+        if claimed.is_some_and(|claimed| claimed != dir) {
+            return Err(elsewhere());
+        }
+        self.conversation.in_force.working_dir = Some(dir);
         Ok(())
     }
 

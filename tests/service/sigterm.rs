@@ -1,0 +1,125 @@
+//! SIGTERM at a server that many look at while it works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use claudepool::agent::conformance::has_ended;
+use claudepool::pb::{self, TaskState, run_stream_response};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use tonic::{Code, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_types::StatusExt;
+
+use crate::support::{Program, connect, next, prompt, refused, request_id};
+
+const WATCHES: usize = 100;
+const TASKS: usize = 4;
+/// The drain's deadline, and what the end may take beyond: the processes' grace
+/// on a loaded machine.
+const DRAIN: Duration = Duration::from_secs(3);
+const BEYOND: Duration = Duration::from_secs(15);
+
+/// A task that goes on until there is a file `go`, deaf to TERM or not.
+fn task(number: usize) -> pb::TaskSpec {
+    let deaf = if number == 0 { "::ignore-term\n" } else { "" };
+    let trap = if number == 0 { "trap '' TERM; " } else { "" };
+    prompt(format!(
+        "{deaf}::echo begun\n::bash {trap}test -e go || tail -f /dev/null\n::echo done {number}"
+    ))
+}
+
+/// Reads a stream to its end; how it ended.
+async fn end<M>(mut stream: Streaming<M>) -> Status {
+    loop {
+        match next(&mut stream).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("its task has not ended"),
+            Err(status) => return status,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_to_end_says_so_to_all_and_loses_nothing() {
+    let lines = format!("drain_timeout = '{}s'", DRAIN.as_secs());
+    let program = Program::with_slots_and(TASKS as u32, &lines).await;
+    let mut server = program.serve().await;
+    let (mut ids, mut clients, ended) = (Vec::new(), Vec::new(), Arc::new(AtomicUsize::new(0)));
+    for number in 0..TASKS {
+        let request = pb::RunStreamRequest {
+            task: Some(task(number)),
+            request_id: request_id(),
+            ..Default::default()
+        };
+        let stream = server.caller.work.run_stream(request).await.unwrap();
+        let mut stream = stream.into_inner();
+        let first = next(&mut stream).await.unwrap().unwrap().item;
+        let Some(run_stream_response::Item::Accepted(accepted)) = first else {
+            panic!("the id comes first");
+        };
+        server.caller.said(&accepted.task_id).await;
+        ids.push(accepted.task_id);
+        clients.push(tokio::spawn(end(stream)));
+    }
+    for number in 0..WATCHES {
+        let mut caller = match number % 10 {
+            0 => server.caller.elsewhere(connect(server.addr).await),
+            _ => server.caller.clone(),
+        };
+        let log = caller.watch(&ids[number % TASKS], 0).await;
+        let ended = Arc::clone(&ended);
+        clients.push(tokio::spawn(async move {
+            let status = end(log).await;
+            ended.fetch_add(1, Ordering::SeqCst);
+            status
+        }));
+    }
+    let request = HealthCheckRequest {
+        service: "claudepool.v1.PoolService".into(),
+    };
+    let health = server.caller.health.watch(request).await.unwrap();
+    let mut health = health.into_inner();
+    let now = next(&mut health).await.unwrap().unwrap();
+    assert_eq!(now.status(), ServingStatus::Serving);
+    let slots = server.caller.status().await.slots;
+    let process = |pid: Option<i32>| pidfd_open(Pid::from_raw(pid?)?, PidfdFlags::empty()).ok();
+    let processes: Vec<_> = slots.iter().filter_map(|slot| process(slot.pid)).collect();
+    assert_eq!(processes.len(), TASKS);
+    let began = Instant::now();
+
+    server.signal(Signal::TERM);
+
+    // Health comes first, then refusals, while what runs is still watched.
+    let now = next(&mut health).await.unwrap().unwrap();
+    assert_eq!(now.status(), ServingStatus::NotServing);
+    let submit = pb::SubmitRequest {
+        task: Some(prompt("::echo never")),
+        ..Default::default()
+    };
+    let answer = server.caller.work.submit(submit).await;
+    let status = refused(answer, Code::Unavailable, "DRAINING");
+    assert!(status.get_details_retry_info().is_some());
+    assert_eq!(ended.load(Ordering::SeqCst), 0, "none has been ended yet");
+    assert!(began.elapsed() < DRAIN);
+    for client in clients {
+        let status = client.await.unwrap();
+        let status = refused::<()>(Err(status), Code::Unavailable, "DRAINING");
+        let retry = status.get_details_retry_info().unwrap().retry_delay;
+        assert!(retry.is_some_and(|delay| delay > Duration::ZERO));
+    }
+    assert!(server.ended().await.success());
+    let took = began.elapsed();
+    assert!(took >= DRAIN && took < DRAIN + BEYOND, "{took:?}");
+    assert!(processes.iter().all(has_ended), "no process is left");
+
+    std::fs::write(program.working_dir().join("go"), "").unwrap();
+    let mut server = program.serve().await;
+    for (number, id) in ids.iter().enumerate() {
+        let answer = server.caller.result(id).await;
+        let task = answer.task.unwrap();
+        assert_eq!(task.state(), TaskState::Succeeded);
+        assert_eq!(answer.result.unwrap().output, format!("done {number}"));
+    }
+}
