@@ -14,6 +14,8 @@ fn agent() -> support::Kind {
     }
 }
 
+#[path = "service/abuse.rs"]
+mod abuse;
 #[path = "service/attached.rs"]
 mod attached;
 #[path = "service/bad_input.rs"]

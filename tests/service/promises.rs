@@ -9,7 +9,8 @@ use tonic::Code;
 
 use crate::support::raw::call;
 use crate::support::{
-    Caller, Harness, assert_same_bytes, connect, events, finished, next, next_event, request_id,
+    Caller, Harness, assert_same_bytes, connect, events, finished, hanging_calls, next, next_event,
+    request_id,
 };
 
 /// The next `count` events of a log, which is then left.
@@ -160,5 +161,23 @@ async fn a_deadline_that_passes_is_told_and_its_task_is_cancelled() {
             TaskState::Cancelled,
             "{method}"
         );
+    }
+}
+
+#[tokio::test]
+async fn every_kind_of_call_ends_at_its_deadline_with_that_code() {
+    let mut server = Harness::new().start().await;
+    for (path, message) in hanging_calls(&mut server).await {
+        for timeout in ["1m", "250m"] {
+            let seen = call(server.addr, path, Some(timeout), &message);
+            let seen = tokio::time::timeout(Duration::from_secs(10), seen).await;
+            let seen = seen.expect("an answer about when it was due");
+            assert_eq!(
+                seen.status.code(),
+                Code::DeadlineExceeded,
+                "{path} {timeout}"
+            );
+            assert_eq!(seen.reason(), "DEADLINE", "{path} {timeout}");
+        }
     }
 }

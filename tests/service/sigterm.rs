@@ -76,13 +76,19 @@ async fn a_server_that_is_told_to_end_says_so_to_all_and_loses_nothing() {
             status
         }));
     }
-    let request = HealthCheckRequest {
-        service: "claudepool.v1.PoolService".into(),
-    };
-    let health = server.caller.health.watch(request).await.unwrap();
-    let mut health = health.into_inner();
-    let now = next(&mut health).await.unwrap().unwrap();
-    assert_eq!(now.status(), ServingStatus::Serving);
+    let mut health = Vec::new();
+    for service in ["", "Pool", "Operator", "Catalog", "Context"] {
+        let service = match service {
+            "" => String::new(),
+            name => format!("claudepool.v1.{name}Service"),
+        };
+        let request = HealthCheckRequest { service };
+        let watch = server.caller.health.watch(request).await.unwrap();
+        let mut watch = watch.into_inner();
+        let now = next(&mut watch).await.unwrap().unwrap();
+        assert_eq!(now.status(), ServingStatus::Serving);
+        health.push(watch);
+    }
     let slots = server.caller.status().await.slots;
     let process = |pid: Option<i32>| pidfd_open(Pid::from_raw(pid?)?, PidfdFlags::empty()).ok();
     let processes: Vec<_> = slots.iter().filter_map(|slot| process(slot.pid)).collect();
@@ -92,8 +98,10 @@ async fn a_server_that_is_told_to_end_says_so_to_all_and_loses_nothing() {
     server.signal(Signal::TERM);
 
     // Health comes first, then refusals, while what runs is still watched.
-    let now = next(&mut health).await.unwrap().unwrap();
-    assert_eq!(now.status(), ServingStatus::NotServing);
+    for watch in &mut health {
+        let now = next(watch).await.unwrap().unwrap();
+        assert_eq!(now.status(), ServingStatus::NotServing);
+    }
     let submit = pb::SubmitRequest {
         task: Some(prompt("::echo never")),
         ..Default::default()
