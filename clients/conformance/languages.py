@@ -10,13 +10,16 @@ TOOLS = ROOT / ".tools"
 
 @dataclass
 class Language:
-    """`build`: commands and the folders, from the root, that they run in."""
+    """`build`: commands and the folders, from the root, that they run in.
+    `direct`: it cannot do the steps by a proxy, which knows HTTP/2 alone, nor
+    those with a certificate that only the step trusts."""
 
     key: str
     needs: dict
     build: list
     command: list
     extra: dict = field(default_factory=dict)
+    direct: bool = False
 
     def env(self):
         return {**os.environ, **self.extra}
@@ -62,6 +65,15 @@ LANGUAGES["TypeScript"] = Language(
         (("npm", "run", "--silent", "build"), "clients/typescript"),
     ],
     ["node", "clients/typescript/dist/conformance/main.js"],
+)
+
+# As in a browser, by fetch and so over HTTP/1.
+LANGUAGES["TypeScript, gRPC-Web"] = Language(
+    "typescript",
+    LANGUAGES["TypeScript"].needs,
+    LANGUAGES["TypeScript"].build,
+    ["node", "clients/typescript/dist/conformance/main.js", "--web"],
+    direct=True,
 )
 
 LANGUAGES["Java"] = Language(

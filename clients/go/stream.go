@@ -62,6 +62,10 @@ func (s *TaskStream) Events() iter.Seq2[*pb.Event, error] {
 			if brokenAt.IsZero() {
 				brokenAt = time.Now()
 			}
+			// A server that restarts says so, and is worth waiting for.
+			if broken.Reason == "DRAINING" || broken.Reason == "STARTING" {
+				attached, patience = true, reconnectFor
+			}
 			if !mendable(broken, attached) || time.Since(brokenAt) > patience {
 				yield(nil, broken)
 				return

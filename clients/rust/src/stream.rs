@@ -25,7 +25,6 @@ pub struct TaskStream {
     task_id: String,
     deadline: Option<Instant>,
     attached: bool,
-    told: bool,
     ended: bool,
     pause: Duration,
     broken_at: Option<Instant>,
@@ -75,7 +74,6 @@ impl TaskStream {
             task_id,
             deadline: None,
             attached: false,
-            told: false,
             ended: false,
             pause: FIRST_PAUSE,
             broken_at: None,
@@ -121,15 +119,10 @@ impl TaskStream {
                 Err(error) => {
                     self.open = None;
                     let answered = !error.reason.is_empty();
-                    let hopeless =
-                        !error.is_broken() || (answered && !self.attached && !error.is_passing());
                     // A server that restarts says so, and is worth waiting for.
-                    self.told |= error.is_passing();
-                    let patience = if self.attached || self.told {
-                        RECONNECT
-                    } else {
-                        CONNECT
-                    };
+                    self.attached |= error.is_passing();
+                    let hopeless = !error.is_broken() || (answered && !self.attached);
+                    let patience = if self.attached { RECONNECT } else { CONNECT };
                     let broken_at = *self.broken_at.get_or_insert_with(Instant::now);
                     if hopeless || broken_at.elapsed() > patience {
                         self.ended = true;

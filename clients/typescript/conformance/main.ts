@@ -3,8 +3,9 @@ import { createHash, randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { Code, createClient } from "@connectrpc/connect";
+import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { Health, HealthCheckResponse_ServingStatus } from "./gen/health_pb.js";
-import { ClaudepoolError, type Client, connect, type TaskStream } from "../src/node.js";
+import { ClaudepoolError, Client, connect, interceptors, type TaskStream } from "../src/node.js";
 import {
   type ChainProgress,
   ChainStatus,
@@ -38,8 +39,11 @@ interface Step {
 }
 
 const wait = { seconds: 60n, nanos: 0 };
+const [file = "", kind] = process.argv.slice(2).sort((a, b) => Number(a === "--web") - Number(b === "--web"));
 const open = (step: Step, address: string) =>
-  connect(address, { token: step.token, tls: step.ca_file ? { ca: readFileSync(step.ca_file) } : undefined });
+  kind === "--web"
+    ? new Client(createGrpcWebTransport({ baseUrl: address, interceptors: interceptors(step.token) }))
+    : connect(address, { token: step.token, tls: step.ca_file ? { ca: readFileSync(step.ca_file) } : undefined });
 
 async function collect<T>(stream: AsyncIterable<T>): Promise<T[]> {
   const items = [];
@@ -217,7 +221,7 @@ const ops: Record<string, (pool: Client, step: Step) => Promise<object>> = {
   },
 };
 
-const { steps } = JSON.parse(readFileSync(process.argv[2] ?? "", "utf8")) as { steps: Step[] };
+const { steps } = JSON.parse(readFileSync(file, "utf8")) as { steps: Step[] };
 for (const step of steps) {
   let told: object;
   const pool = open(step, step.address);

@@ -46,6 +46,11 @@ export class ClaudepoolError extends Error {
         return false;
     }
   }
+
+  /** Whether the server stops or starts: it, or another, answers before long. */
+  get passing(): boolean {
+    return this.reason === "DRAINING" || this.reason === "STARTING";
+  }
 }
 
 /** A stream that ended too soon. */

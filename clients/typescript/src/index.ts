@@ -1,7 +1,6 @@
 /**
  * Client of claudepool over any transport of Connect. On Node:
- * `import { connect } from "@claudepool/client/node"`. In a browser, through a
- * proxy that speaks gRPC-Web:
+ * `import { connect } from "@claudepool/client/node"`. In a browser, by gRPC-Web:
  *
  *     const pool = new Client(createGrpcWebTransport({ baseUrl, interceptors: interceptors() }));
  */
@@ -149,6 +148,8 @@ export class TaskStream implements AsyncIterable<Event> {
       } finally {
         call.abort();
       }
+      // A server that restarts says so, and is worth waiting for.
+      attached ||= broken.passing;
       const hopeless = signal?.aborted || !broken.broken || (broken.reason !== "" && !attached);
       brokenAt ??= Date.now();
       if (hopeless || Date.now() - brokenAt > (attached ? RECONNECT_MS : CONNECT_MS)) throw broken;

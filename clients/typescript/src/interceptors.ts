@@ -57,8 +57,9 @@ export const retries: Interceptor = (next) => async (request) => {
     try {
       return await next(request);
     } catch (error) {
-      if (!repeatable || attempt === 5 || request.signal.aborted || !ClaudepoolError.from(error).broken) throw error;
-      await pause(wait * (0.5 + Math.random() / 2), request.signal);
+      const { broken, reason, retryAfterMs } = ClaudepoolError.from(error);
+      if (!repeatable || attempt === 5 || request.signal.aborted || !broken || reason === "PAUSED") throw error;
+      await pause(Math.max(wait * (0.5 + Math.random() / 2), retryAfterMs ?? 0), request.signal);
     }
   }
 };

@@ -116,6 +116,8 @@ class Following:
         )
         now = time.monotonic()
         self._broken_at = self._broken_at or now
+        # A server that restarts says so, and is worth waiting for.
+        self._attached = self._attached or error.reason in ("DRAINING", "STARTING")
         patience = RECONNECT_SECONDS if self._attached else CONNECT_SECONDS
         if not broken or (answered and not self._attached) or now - self._broken_at > patience:
             raise error

@@ -7,6 +7,7 @@ import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import java.time.Duration;
 import java.util.Iterator;
+import java.util.List;
 import java.util.NoSuchElementException;
 import java.util.concurrent.TimeUnit;
 
@@ -131,6 +132,8 @@ public final class TaskStream implements Iterable<Event>, Iterator<Event>, AutoC
   /** Waits for the next try, if there is one. */
   private void lost(ClaudepoolException broken) {
     hangUp();
+    // A server that restarts says so, and is worth waiting for.
+    attached |= List.of("DRAINING", "STARTING").contains(broken.reason());
     Duration patience = attached ? RECONNECT : CONNECT;
     if (brokenAt == 0) {
       brokenAt = System.nanoTime();
