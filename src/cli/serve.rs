@@ -247,10 +247,12 @@ pub(super) async fn start(mut config: Config) -> Result<Serving, Failure> {
     let (listener, listen) = listen::bind(&config.server.listen)
         .await
         .map_err(Failure::failed)?;
-    config.server.listen = listen.clone();
+    // Before the address is known: the port after one that the system chose may
+    // be anybody's.
     let status = StatusPort::bind(&mut config)
         .await
         .map_err(Failure::failed)?;
+    config.server.listen = listen.clone();
     let metrics = Metrics::new();
     let shown = config
         .to_toml()

@@ -56,7 +56,8 @@ impl Program {
         let patience = format!("{}s", LOADED.as_secs());
         let config = format!(
             "[pool]\nslots = {slots}\nspares = 0\n{pool}\n[pool.settings]\nallowed_tools = ['Bash']\n\
-             [agent]\nreset_timeout = '{patience}'\ncontrol_timeout = '{patience}'\n"
+             [agent]\nreset_timeout = '{patience}'\ncontrol_timeout = '{patience}'\n\
+             [status]\nlisten = '127.0.0.1:0'\n"
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
         let around = kind.surroundings().await;
