@@ -5,12 +5,12 @@ use std::time::Duration;
 use claudepool::pb;
 use claudepool::pool::Policy;
 use prost::Message;
-use prost::bytes::{Buf, BufMut, Bytes};
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use prost::bytes::Bytes;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::mutate::{Corpus, fuzz};
+use crate::support::codec::Raw;
 use crate::support::{Harness, Running, connect, prompt, request_id};
 
 /// Longest wait for an answer: some calls wait for work.
@@ -134,44 +134,6 @@ fn good() -> Vec<(&'static str, Vec<u8>)> {
             .encode_to_vec(),
         ),
     ]
-}
-
-/// Bytes as they are.
-#[derive(Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
 }
 
 /// The first message of the answer; `None`: it takes too long.

@@ -8,6 +8,7 @@
 
 pub mod agents;
 mod caller;
+pub mod codec;
 mod deadlines;
 pub mod http;
 mod program;
