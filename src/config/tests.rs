@@ -190,3 +190,21 @@ fn limits_and_origins_out_of_range_are_named_by_key() {
         .to_string();
     assert!(why.contains("server.limits.receiving_bytes_max"), "{why}");
 }
+
+#[test]
+fn the_configurations_that_are_shipped_can_be_used() {
+    for (file, insecure) in [
+        ("systemd/claudepool.toml", false),
+        ("kubernetes/base/claudepool.toml", false),
+        // Its flag is an argument of the pod: the mesh is the boundary.
+        ("kubernetes/components/mesh/claudepool.toml", true),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("deploy")
+            .join(file);
+        let mut config = Config::read(&path).unwrap();
+        assert_eq!(config.server.is_insecure(), insecure, "{file}");
+        config.server.insecure |= insecure;
+        config.check().unwrap();
+    }
+}
