@@ -262,12 +262,15 @@ async fn requests_that_are_received_together_have_a_limit_together() {
     body.reserve_capacity(1 << 20);
     soon(std::future::poll_fn(|cx| body.poll_capacity(cx))).await;
 
-    let refused = loop {
-        let seen = soon(call(server.addr, RUN, None, &half)).await;
-        if seen.reason() != "STARTING" {
-            break seen;
+    let refused = soon(async {
+        loop {
+            let seen = call(server.addr, RUN, None, &half).await;
+            if seen.reason() != "STARTING" {
+                break seen;
+            }
         }
-    };
+    })
+    .await;
 
     assert_eq!(refused.status.code(), Code::ResourceExhausted);
     assert_eq!(refused.reason(), "QUEUE_FULL");
@@ -283,7 +286,7 @@ async fn requests_that_are_received_together_have_a_limit_together() {
             .reason,
         "STARTING"
     );
-    while soon(call(server.addr, RUN, None, &half)).await.reason() != "STARTING" {}
+    soon(async { while call(server.addr, RUN, None, &half).await.reason() != "STARTING" {} }).await;
 }
 
 #[tokio::test]
