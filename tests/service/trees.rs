@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use claudepool::agent::conformance::{Roll, ends};
+use claudepool::agent::conformance::{Roll, ends, has_ended};
 use claudepool::pb::{FailureReason, TaskState};
+use tokio::time::timeout;
 
 use crate::support::{Harness, PATIENCE, Running, events, finished, prompt, request_id};
 
@@ -61,8 +62,12 @@ fn marked(variable: &str) -> usize {
     processes.filter(|it| carries(it.path())).count()
 }
 
-/// Longest life of the bomb, should nobody end it.
-const BOMB: Duration = Duration::from_secs(20);
+/// Longest life of the bomb, should nobody end it: longer than it may take to go off.
+const BOMB: Duration = PATIENCE.saturating_mul(3);
+/// Processes of the bomb that sit in sessions of their own, and those that are
+/// never the same process for longer than a fork.
+const SITTING: usize = 200;
+const HOPPING: usize = 50;
 
 #[tokio::test]
 async fn a_task_that_forks_without_end_is_ended_with_all_it_forked() {
@@ -70,25 +75,30 @@ async fn a_task_that_forks_without_end_is_ended_with_all_it_forked() {
     let mut roll = Roll::open(server.working_dir());
     let teller = roll.teller();
     let mark = format!("BOMB={}", request_id());
-    // 200 that sit in sessions of their own, and 50 that are never the same
-    // process for longer than a fork.
     let bomb = format!(
         "end=$(($(date +%s) + {})); hop() {{ [ $(date +%s) -lt $end ] && hop & }}; \
-         i=0; while [ $i -lt 200 ]; do setsid tail -f /dev/null & i=$((i + 1)); done; \
-         i=0; while [ $i -lt 50 ]; do hop & i=$((i + 1)); done; {teller}",
+         i=0; while [ $i -lt {SITTING} ]; do setsid {teller} & i=$((i + 1)); done; \
+         i=0; while [ $i -lt {HOPPING} ]; do hop & i=$((i + 1)); done; {teller}",
         BOMB.as_secs()
     );
     std::fs::write(server.working_dir().join("bomb.sh"), bomb).unwrap();
+    let begun = Instant::now();
     let id = server
         .submit(prompt(format!("::bash {mark} sh bomb.sh")))
         .await;
-    roll.next(1).await;
-    let begun = Instant::now();
-    assert!(marked(&mark) > 200);
+    let mut sitting = Vec::new();
+    let told = timeout(PATIENCE, async {
+        while sitting.len() <= SITTING {
+            sitting.extend(roll.next(1).await);
+        }
+    });
+    let told = told.await;
+    assert!(told.is_ok(), "{} of {SITTING} are there", sitting.len());
 
     server.cancel(&id).await;
     let log = events(server.watch(&id, 0).await).await;
 
+    assert!(sitting.iter().all(has_ended));
     assert_eq!(marked(&mark), 0, "after {:?}", begun.elapsed());
     assert!(begun.elapsed() < BOMB, "it ended by itself");
     assert_eq!(finished(&log).state(), TaskState::Cancelled);
