@@ -64,7 +64,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The table of methods: path, the scopes of which one is needed, whether it
-/// changes anything. A method without scopes fails the build.
+/// changes anything, whether a task is attached to its caller. A method without
+/// scopes fails the build.
 fn scopes(pool: &DescriptorPool) -> Result<String, Box<dyn std::error::Error>> {
     let mut table = String::from("&[\n");
     for service in pool.services() {
@@ -76,9 +77,11 @@ fn scopes(pool: &DescriptorPool) -> Result<String, Box<dyn std::error::Error>> {
             }
             let told = method.method_descriptor_proto().options.as_ref();
             let changes = told.is_none_or(|o| o.idempotency_level != Some(NO_SIDE_EFFECTS));
+            // Who may detach is attached otherwise.
+            let attaches = method.input().get_field_by_name("detach").is_some();
             writeln!(
                 table,
-                "Method {{ path: {path:?}, scopes: &[{}], changes: {changes} }},",
+                "Method {{ path: {path:?}, scopes: &[{}], changes: {changes}, attaches: {attaches} }},",
                 scopes.join(", ")
             )?;
         }

@@ -18,6 +18,8 @@ fn agent() -> support::Kind {
 mod abuse;
 #[path = "service/attached.rs"]
 mod attached;
+#[path = "service/audit.rs"]
+mod audit;
 #[path = "service/bad_input.rs"]
 mod bad_input;
 #[path = "service/catalog.rs"]

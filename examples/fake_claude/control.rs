@@ -177,7 +177,7 @@ impl Cli {
         }
         if let Some(cwd) = request["cwd"].as_str() {
             std::env::set_current_dir(cwd).map_err(|e| format!("claim_session: {cwd}: {e}"))?;
-            self.cwd = cwd.into();
+            self.cwd = std::env::current_dir().map_err(|e| e.to_string())?;
         }
         if let Some(mode) = request["permission_mode"].as_str() {
             self.set_mode(Some(mode)).map_err(|(text, _)| text)?;

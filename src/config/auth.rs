@@ -14,8 +14,9 @@ use crate::rpc::{self, Scopes};
 pub struct Auth {
     /// The file with the tokens' hashes: a line each with the caller's name, its
     /// scopes with commas between them, and the token's SHA-256; `claudepool
-    /// token` writes it. It is read again within a second of a change; one that
-    /// cannot be used is logged and changes nothing. Nobody else may write it.
+    /// token` writes it. It is read again within a second of a change, which ends
+    /// what a token that is gone has open; one that cannot be used is logged and
+    /// changes nothing. Nobody else may write it.
     pub token_file: Option<PathBuf>,
     /// Scopes of the names in clients' certificates: of a URI (a SPIFFE id) or a
     /// DNS name, the first of them that is here. Scopes: read, work, operate,

@@ -30,7 +30,7 @@ use crate::rpc::Handle;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the collector to take what it is sent.
 const EXPORT_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for it when the server ends, for spans and metrics each.
+/// Longest wait for it when the server ends.
 const FLUSH_MAX: Duration = Duration::from_secs(3);
 
 /// Headers of every request, as OpenTelemetry's specification writes them:
@@ -125,11 +125,11 @@ impl Exporter {
 
     /// Sends what is left.
     pub async fn flush(self, handle: &Handle) {
+        let provider = self.provider.clone();
+        let spans = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_MAX));
         // A collector that does not answer is not waited for.
-        let _ = timeout(FLUSH_MAX, self.send_metrics(handle)).await;
-        let provider = self.provider;
-        let ended =
-            tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_MAX)).await;
+        let metrics = timeout(FLUSH_MAX, self.send_metrics(handle));
+        let (ended, _) = tokio::join!(spans, metrics);
         if let Ok(Err(error)) = ended {
             tracing::warn!(%error, "the last spans were not exported");
         }

@@ -24,6 +24,7 @@ use tonic::transport::server::Connected;
 use tower::{Service, ServiceExt};
 
 use super::accept::Connection;
+use super::cutoff::Age;
 use super::flow::{Flow, FlowBody};
 use super::limits::Limits;
 
@@ -67,12 +68,12 @@ impl Connections {
     }
 
     /// Serves what comes in, until all have ended after `closing`. `service` is
-    /// made for each connection; its token is cancelled when the connection is
-    /// too old for what still goes on on it.
+    /// made for each connection, and told when the connection is too old for what
+    /// still goes on on it.
     pub async fn serve<S, B>(
         &self,
         incoming: impl Stream<Item = io::Result<Connection>> + Send,
-        service: impl Fn(CancellationToken) -> S,
+        service: impl Fn(Age) -> S,
     ) where
         S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + Sync + 'static,
@@ -110,7 +111,7 @@ impl Connections {
                     }
                     continue;
                 }
-                let old = CancellationToken::new();
+                let old = Age::default();
                 let life = Life {
                     http: self.http.clone(),
                     limits: self.limits.clone(),
@@ -129,7 +130,7 @@ struct Life {
     http: auto::Builder<TokioExecutor>,
     limits: Limits,
     closing: CancellationToken,
-    old: CancellationToken,
+    old: Age,
 }
 
 impl Life {
@@ -175,16 +176,20 @@ impl Life {
             tokio::select! {
                 _ = served.as_mut() => return,
                 () = stalled.as_mut() => return,
-                () = sleep(patience) => self.old.cancel(),
+                () = sleep(patience) => self.old.readers.cancel(),
             }
             if !called.is_cancelled() {
                 return;
             }
+            tokio::select! {
+                _ = served.as_mut() => return,
+                () = stalled.as_mut() => return,
+                () = sleep(self.limits.attached_grace) => self.old.attached.cancel(),
+            }
         }
-        tokio::select! {
-            _ = served => {}
-            () = stalled => {}
-        }
+        // The last words of what was just ended. A server that closes cuts them
+        // from outside.
+        let _ = timeout(CLOSE, served).await;
     }
 }
 

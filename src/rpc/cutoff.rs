@@ -7,25 +7,26 @@ use http::{Request, Response};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+use super::auth;
 use super::cut::{CutBody, CutFuture, Limit};
 use crate::error::Error;
-
-/// Calls that a task is attached to: its caller would have left. They last as
-/// long as their connection does.
-const ATTACHED: [&str; 3] = [
-    "/claudepool.v1.PoolService/Run",
-    "/claudepool.v1.PoolService/RunStream",
-    "/claudepool.v1.PoolService/FanOut",
-];
 
 /// When calls end.
 #[derive(Clone, Debug)]
 pub struct Ends {
     /// The server's end: every call.
     pub server: CancellationToken,
-    /// The connection is too old: every call that can be taken up again
-    /// elsewhere.
-    pub connection: CancellationToken,
+    /// Their connection's.
+    pub connection: Age,
+}
+
+/// What is cancelled when a connection is too old.
+#[derive(Clone, Debug, Default)]
+pub struct Age {
+    /// For calls that can be taken up again elsewhere.
+    pub readers: CancellationToken,
+    /// For calls that a task is attached to, whose caller would have left.
+    pub attached: CancellationToken,
 }
 
 /// Ends calls with their server or their connection.
@@ -56,12 +57,16 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let Ends { server, connection } = self.ends.clone();
-        let attached = ATTACHED.contains(&request.uri().path());
+        let method = auth::method(request.uri().path());
+        let old = match method.is_some_and(|method| method.attaches) {
+            true => connection.attached,
+            false => connection.readers,
+        };
         let limit: Limit = Box::pin(async move {
             let error = tokio::select! {
                 biased;
                 () = server.cancelled() => Error::Draining,
-                () = connection.cancelled(), if !attached => Error::ConnectionAge,
+                () = old.cancelled() => Error::ConnectionAge,
             };
             error.into()
         });

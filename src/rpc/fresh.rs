@@ -1,19 +1,17 @@
 //! What is read from files, and read again when they change.
 //!
-//! Files are looked at when what they hold is asked for, at most once a second:
-//! so a change holds for whoever comes a second later, nothing has to watch, and
-//! a server that nobody calls does nothing. A change that cannot be used is
+//! Somebody looks at the files once a second, beside the calls: a file's change
+//! wakes nobody, and a file system may be slow. A change that cannot be used is
 //! logged, and what was read before stays in force.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// How long what was read counts as fresh.
-const FRESH: Duration = Duration::from_secs(1);
+use tokio::sync::watch;
+
 /// Largest file that is read.
 const BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// What nobody but its owner may do with a private file: its group may read it,
@@ -27,14 +25,8 @@ pub(super) struct Fresh<T> {
     what: &'static str,
     files: Vec<PathBuf>,
     load: Load<T>,
-    fresh: Duration,
-    state: Mutex<State<T>>,
-}
-
-struct State<T> {
-    value: Arc<T>,
-    stamps: Vec<Option<Stamp>>,
-    looked: Instant,
+    value: watch::Sender<Arc<T>>,
+    stamps: Mutex<Vec<Option<Stamp>>>,
 }
 
 /// What changes when a file does, also when it is replaced.
@@ -74,47 +66,40 @@ impl<T> Fresh<T> {
             what,
             files,
             load: Box::new(load),
-            fresh: FRESH,
-            state: Mutex::new(State {
-                value: Arc::new(value),
-                stamps,
-                looked: Instant::now(),
-            }),
+            value: watch::Sender::new(Arc::new(value)),
+            stamps: Mutex::new(stamps),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The value as the files had it when they were looked at last and could be
+    /// used.
+    pub fn get(&self) -> Arc<T> {
+        Arc::clone(&self.value.borrow())
     }
 
-    /// The value as the files have it, or had it last when they could be used.
-    pub fn get(&self) -> Arc<T> {
-        let known = {
-            let mut state = self.state();
-            if state.looked.elapsed() < self.fresh {
-                return Arc::clone(&state.value);
-            }
-            // Others do not look meanwhile.
-            state.looked = Instant::now();
-            state.stamps.clone()
-        };
+    /// The value, now and as it becomes.
+    pub fn follow(&self) -> watch::Receiver<Arc<T>> {
+        self.value.subscribe()
+    }
+
+    /// Reads the files again if they have changed. Blocks.
+    pub fn look(&self) {
+        let mut known = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.files);
-        if now != known {
-            let loaded = (self.load)();
-            let mut state = self.state();
-            // A broken one is told once, and read again when it changes.
-            state.stamps = now;
-            match loaded {
-                Ok(value) => {
-                    tracing::info!(what = self.what, "changed files are in force");
-                    state.value = Arc::new(value);
-                }
-                Err(why) => {
-                    tracing::error!(what = self.what, %why, "changed files cannot be used: what was read before stays in force");
-                }
+        if *known == now {
+            return;
+        }
+        // A broken one is told once, and read again when it changes.
+        *known = now;
+        match (self.load)() {
+            Ok(value) => {
+                tracing::info!(what = self.what, "changed files are in force");
+                self.value.send_replace(Arc::new(value));
+            }
+            Err(why) => {
+                tracing::error!(what = self.what, %why, "changed files cannot be used: what was read before stays in force");
             }
         }
-        Arc::clone(&self.state().value)
     }
 }
 
@@ -157,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of numbers, read at every look.
+    /// A file of numbers.
     fn number(file: &Path) -> Fresh<u32> {
         let path = file.to_owned();
         let load = move || {
@@ -166,9 +151,13 @@ mod tests {
                 .parse()
                 .map_err(|_| "is no number".into())
         };
-        let mut fresh = Fresh::new("a.key", vec![file.to_owned()], load).expect("a number");
-        fresh.fresh = Duration::ZERO;
-        fresh
+        Fresh::new("a.key", vec![file.to_owned()], load).expect("a number")
+    }
+
+    /// What it is at the next look.
+    fn next(fresh: &Fresh<u32>) -> u32 {
+        fresh.look();
+        *fresh.get()
     }
 
     #[test]
@@ -180,26 +169,33 @@ mod tests {
         assert_eq!(*fresh.get(), 1);
 
         fs::write(&file, "22").expect("written");
-        assert_eq!(*fresh.get(), 22, "written anew");
+        assert_eq!(next(&fresh), 22, "written anew");
         fs::write(&file, "broken").expect("written");
-        assert_eq!(*fresh.get(), 22, "broken");
+        assert_eq!(next(&fresh), 22, "broken");
         fs::remove_file(&file).expect("removed");
-        assert_eq!(*fresh.get(), 22, "gone");
+        assert_eq!(next(&fresh), 22, "gone");
         fs::write(dir.path().join("other"), "33").expect("written");
         fs::rename(dir.path().join("other"), &file).expect("replaced");
-        assert_eq!(*fresh.get(), 33, "replaced");
+        assert_eq!(next(&fresh), 33, "replaced");
     }
 
     #[test]
-    fn what_was_read_a_moment_ago_is_not_looked_for() {
+    fn who_follows_is_told_of_what_can_be_used_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("n");
         fs::write(&file, "1").expect("written");
-        let mut fresh = number(&file);
-        fresh.fresh = Duration::from_secs(3600);
+        let fresh = number(&file);
+        let mut follower = fresh.follow();
 
-        fs::write(&file, "22").expect("written");
-        assert_eq!(*fresh.get(), 1);
+        for (text, told) in [("1", true), ("broken", false), ("22", true)] {
+            fs::write(dir.path().join("other"), text).expect("written");
+            fs::rename(dir.path().join("other"), &file).expect("replaced");
+            fresh.look();
+            assert_eq!(follower.has_changed().expect("it lives"), told, "{text}");
+            follower.mark_unchanged();
+        }
+        fresh.look();
+        assert!(!follower.has_changed().expect("it lives"), "nothing new");
     }
 
     #[test]

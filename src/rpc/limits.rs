@@ -47,6 +47,10 @@ pub struct Limits {
     /// 5 min.
     #[serde(with = "humantime_serde")]
     pub connection_age_grace: Duration,
+    /// From then on until those end as well; clients come back to their task with
+    /// their `request_id`. Default 24 h.
+    #[serde(with = "humantime_serde")]
+    pub attached_grace: Duration,
     /// Calls of a connection that may be reset before they are looked at; with
     /// more it is closed (rapid reset). Range: 1 or more. Default 100.
     pub resets_max: usize,
@@ -73,6 +77,7 @@ impl Default for Limits {
             stalled_timeout: Duration::from_secs(300),
             connection_age: Duration::from_secs(30 * 60),
             connection_age_grace: Duration::from_secs(300),
+            attached_grace: Duration::from_secs(24 * 3600),
             resets_max: 100,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),

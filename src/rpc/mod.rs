@@ -205,10 +205,16 @@ impl Server {
             listener.into().incoming(abort.clone()),
             stack.security.tls(),
         );
-        let mut serving = pin!(connections.serve(incoming, |connection| {
-            let server = cutoff.clone();
-            stack.over(routes.clone(), Ends { server, connection })
-        }));
+        let mut serving = pin!(async {
+            let served = connections.serve(incoming, |connection| {
+                let server = cutoff.clone();
+                stack.over(routes.clone(), Ends { server, connection })
+            });
+            tokio::select! {
+                () = served => {}
+                never = stack.security.follow() => match never {},
+            }
+        });
 
         let drained = tokio::select! {
             () = &mut serving => return Err(ServeError("no listener".into())),

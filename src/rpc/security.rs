@@ -1,11 +1,20 @@
 //! How connections are encrypted and callers told apart, from files that were
 //! read.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use super::auth::{self, Gate};
 use super::tls::{self, Tls};
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Files that were read and are good. Cheap to clone. Default: no encryption,
 /// and everybody may do everything.
@@ -26,6 +35,23 @@ impl Security {
 
     pub(super) fn gate(&self) -> Arc<Gate> {
         self.gate.clone().unwrap_or_else(|| Arc::new(Gate::open()))
+    }
+
+    /// Reads files again that have changed, for ever.
+    pub(super) async fn follow(&self) -> Infallible {
+        if !self.gate.as_ref().is_some_and(|gate| gate.has_files()) && self.tls.is_none() {
+            return pending().await;
+        }
+        loop {
+            sleep(LOOK).await;
+            let (gate, tls) = (self.gate.clone(), self.tls.clone());
+            let look = move || {
+                gate.inspect(|gate| gate.look());
+                tls.inspect(|tls| tls.look());
+            };
+            // A panic was reported where it was.
+            let _ = spawn_blocking(look).await;
+        }
     }
 
     pub(super) fn tls(&self) -> Option<Arc<Tls>> {

@@ -56,6 +56,11 @@ impl Tls {
         Fresh::new("server.tls", files, move || load(&options)).map(Self)
     }
 
+    /// Reads the files again if they have changed. Blocks.
+    pub fn look(&self) {
+        self.0.look();
+    }
+
     /// Encrypts a connection: the names in its client's certificate too.
     async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Vec<String>)> {
         let acceptor = tokio_rustls::TlsAcceptor::from(self.0.get());

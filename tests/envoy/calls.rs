@@ -96,8 +96,9 @@ async fn an_expired_deadline_is_told_as_such_and_not_repeated() {
     assert_eq!(envoy.count("upstream_rq_retry").await, 0);
 }
 
-/// A call of gRPC-Web by HTTP/1, and all that is answered.
-async fn web(envoy: &Envoy, task: &str, header: &str) -> String {
+/// A call of gRPC-Web by HTTP/1, and all that is answered. The first field of Run
+/// and RunStream is the same.
+async fn web(envoy: &Envoy, method: &str, task: &str, header: &str) -> String {
     use prost::Message;
     let request = pb::RunRequest {
         task: Some(prompt(task)),
@@ -105,7 +106,7 @@ async fn web(envoy: &Envoy, task: &str, header: &str) -> String {
     };
     let message = request.encode_to_vec();
     let head = format!(
-        "POST /claudepool.v1.PoolService/Run HTTP/1.1\r\nhost: pool\r\nconnection: close\r\n\
+        "POST /claudepool.v1.PoolService/{method} HTTP/1.1\r\nhost: pool\r\nconnection: close\r\n\
          content-type: application/grpc-web+proto\r\nx-grpc-web: 1\r\n{header}\
          content-length: {}\r\n\r\n",
         message.len() + 5
@@ -126,14 +127,24 @@ async fn grpc_web_passes_and_a_page_that_is_not_listed_does_not() {
     let mut server = program.serve().await;
     let envoy = Envoy::before(server.addr, &[]).await;
 
-    let answer = web(&envoy, "::echo over the web", "").await;
+    let answer = web(&envoy, "Run", "::echo over the web", "").await;
     assert!(answer.contains("over the web"), "{answer}");
     assert!(answer.contains("grpc-status:0"), "{answer}");
 
-    let late = web(&envoy, "::hang", "grpc-timeout: 300m\r\n").await;
+    let stream = web(&envoy, "RunStream", "::echo by pieces", "").await;
+    assert!(stream.contains("by pieces"), "{stream}");
+    assert!(stream.contains("grpc-status:0"), "{stream}");
+
+    let late = web(&envoy, "Run", "::hang", "grpc-timeout: 300m\r\n").await;
     assert!(late.replace(": ", ":").contains("grpc-status:4"), "{late}");
 
-    let page = web(&envoy, "::echo x", "origin: https://evil.example\r\n").await;
+    let page = web(
+        &envoy,
+        "Run",
+        "::echo x",
+        "origin: https://evil.example\r\n",
+    )
+    .await;
     assert!(!page.contains("grpc-status:0"), "{page}");
     let list = pb::ListTasksRequest::default();
     let tasks = server
@@ -144,7 +155,7 @@ async fn grpc_web_passes_and_a_page_that_is_not_listed_does_not() {
         .unwrap()
         .into_inner()
         .tasks;
-    assert_eq!(tasks.len(), 2, "the page made none");
+    assert_eq!(tasks.len(), 3, "the page made none");
     let gone = pb::GetTaskRequest {
         task_id: "nothing".into(),
     };

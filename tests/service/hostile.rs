@@ -2,13 +2,17 @@
 //! arguments, into the log.
 
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
+use claudepool::pb::conversation::Kind;
 use claudepool::pb::{self, RunSettings, TaskState};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tonic::Code;
 
-use crate::support::{Harness, Program, Running, connect, prompt, refused};
+use crate::support::{Harness, PATIENCE, Program, Running, connect, prompt, refused};
 
 /// One slot over a process that says what it was started with.
 async fn one_slot() -> Running {
@@ -46,47 +50,78 @@ async fn a_directory_that_becomes_a_link_before_its_task_runs_is_not_entered() {
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
+/// Makes `a` the other of two names and back, all the time, until dropped.
+struct Swapping(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Swapping {
+    fn begin(a: PathBuf, b: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        Self(stop, Some(thread))
+    }
+}
+
+impl Drop for Swapping {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        let _ = self.1.take().unwrap().join();
+    }
+}
+
 #[tokio::test]
 async fn a_directory_that_is_swapped_all_the_time_leads_no_task_astray() {
-    let mut server = Harness::with_processes()
-        .options(|o| {
-            o.slots = 2;
-        })
-        .start()
-        .await;
-    let (outside, dir) = (tempfile::tempdir().unwrap(), server.working_dir().join("d"));
-    let stop = Arc::new(AtomicBool::new(false));
-    let swapping = {
-        let (stop, dir, outside) = (Arc::clone(&stop), dir.clone(), outside.path().to_owned());
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) {
-                // A task may be at it at the same time.
-                let _ = std::fs::create_dir(&dir);
-                let _ = std::fs::remove_dir_all(&dir);
-                let _ = symlink(&outside, &dir);
-                let _ = std::fs::remove_file(&dir);
+    // For processes that are started in it, and for those that wait elsewhere.
+    for spares in [0, 1] {
+        let harness = Harness::with_processes().options(|o| {
+            o.slots = 1;
+            o.spares = spares;
+        });
+        let mut server = harness.start().await;
+        let outside = tempfile::tempdir().unwrap();
+        let [dir, link] = ["d", "l"].map(|name| server.working_dir().join(name));
+        std::fs::create_dir(&dir).unwrap();
+        symlink(outside.path(), &link).unwrap();
+        let swapping = Swapping::begin(dir.clone(), link.clone());
+        let (mut refused, mut failed, mut done) = (0, 0, 0);
+        let tries = async {
+            while done < 3 || failed < 3 || refused < 3 {
+                let mut task = within(&dir, "::request");
+                task.conversation = Some(pb::Conversation {
+                    kind: Some(Kind::NewProcess(Default::default())),
+                });
+                let request = pb::SubmitRequest {
+                    task: Some(task),
+                    ..Default::default()
+                };
+                let Ok(answer) = server.work.submit(request).await else {
+                    refused += 1;
+                    continue;
+                };
+                let id = answer.into_inner().task_id;
+                let result = server.result(&id).await.result.unwrap();
+                if !result.success {
+                    failed += 1;
+                    continue;
+                }
+                done += 1;
+                let asked: serde_json::Value = serde_json::from_str(&result.output).unwrap();
+                let cwd = asked["cwd"].as_str().unwrap().to_owned();
+                // The directory that was allowed, whatever it is called just now.
+                let allowed = [&dir, &link].map(|name| name.display().to_string());
+                assert!(allowed.contains(&cwd), "{cwd}");
             }
-        })
-    };
-    let mut ids = Vec::new();
-    while ids.len() < 20 {
-        let request = pb::SubmitRequest {
-            task: Some(within(&dir, "::request")),
-            ..Default::default()
         };
-        if let Ok(answer) = server.work.submit(request).await {
-            ids.push(answer.into_inner().task_id);
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    swapping.join().unwrap();
-
-    for id in &ids {
-        let result = server.result(id).await.result.unwrap();
-        if result.success {
-            let asked: serde_json::Value = serde_json::from_str(&result.output).unwrap();
-            assert_eq!(asked["cwd"], dir.display().to_string());
-        }
+        let tries = tokio::time::timeout(PATIENCE, tries).await;
+        drop(swapping);
+        assert!(
+            tries.is_ok(),
+            "{refused} refused, {failed} failed, {done} done"
+        );
     }
 }
 

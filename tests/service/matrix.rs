@@ -33,13 +33,13 @@ struct Work {
 type About = fn(&Work) -> Vec<u8>;
 
 /// A method, and what may be expected of it.
-struct Row {
-    path: &'static str,
+pub struct Row {
+    pub path: &'static str,
     /// One of these is enough.
     scopes: &'static [&'static str],
     /// What its owner gets for an empty message, or the one in `harmless`.
     allowed: (Code, &'static str),
-    harmless: Vec<u8>,
+    pub harmless: Vec<u8>,
     /// Messages about somebody's work, and how it is refused when it is
     /// another's.
     about: Vec<(About, &'static str)>,
@@ -96,7 +96,7 @@ fn group(work: &Work) -> Vec<u8> {
 }
 
 /// Only what a server must not be asked in earnest has a message of its own.
-fn rows() -> Vec<Row> {
+pub fn rows() -> Vec<Row> {
     let in_the_past = pb::DrainRequest {
         deadline: Some(prost_types::Duration {
             seconds: -1,
@@ -409,6 +409,9 @@ async fn another_callers_work_is_not_found_but_by_an_operator() {
     let secrets = Secrets::new();
     let running = server(&secrets).await;
     let channel = secrets.connect(running.addr.port(), None).await;
+    let uri = format!("{SPIFFE}worker");
+    let worker = secrets.authority.client(&[&uri], &[]);
+    let worker = secrets.connect(running.addr.port(), Some(worker)).await;
     let work = work(&running, &channel).await;
     // Nobody's work: what another's must look like.
     let id = claudepool::id::TaskId::new().to_string();
@@ -428,6 +431,10 @@ async fn another_callers_work_is_not_found_but_by_an_operator() {
             let bobs = of(&work, "Bearer token-bob").await;
             if !is(&bobs, (Code::NotFound, reason)) {
                 wrong.push(format!("{}: {bobs:?} for bob", row.path));
+            }
+            let workers = outcome(&worker, &path, None, &message(&work)).await;
+            if workers != bobs {
+                wrong.push(format!("{}: {workers:?} for a certificate", row.path));
             }
             let nobodys = of(&nothing, "Bearer token-bob").await;
             if nobodys != bobs {

@@ -19,9 +19,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use crate::support::{Program, Serving};
+use crate::support::http::get;
+use crate::support::{PATIENCE, Program, Serving};
 
 const TRACE: [u8; 16] = [
     0x4b, 0xf9, 0x2f, 0x35, 0x77, 0xb3, 0x4d, 0xa6, 0xa3, 0xce, 0x92, 0x9d, 0x0e, 0x0e, 0x47, 0x36,
@@ -125,15 +127,17 @@ fn under<'a>(spans: &'a [Span], parent: &[u8], name: &str) -> &'a Span {
 
 #[tokio::test]
 async fn a_runs_trace_shows_queue_process_turn_tools_and_reset_under_its_caller() {
+    const SECRETS: [&str; 2] = ["planted-key-4711", "planted-prompt-4711"];
     let (addr, comes) = collector().await;
-    let program = Program::new().await;
+    let key = format!("[agent.env]\nANTHROPIC_API_KEY = '{}'", SECRETS[0]);
+    let program = Program::with_slots_and(1, &key).await;
     let endpoint = format!("http://{addr}");
     let env = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
         ("OTEL_SERVICE_NAME", "a-pool"),
     ];
     let mut server = program.serve_with(&env).await;
-    let prompt = "::bash true\n::echo done";
+    let prompt = format!("::bash true\n::echo {}", SECRETS[1]);
     let request = pb::RunRequest {
         task: Some(crate::support::prompt(prompt)),
         ..Default::default()
@@ -142,6 +146,8 @@ async fn a_runs_trace_shows_queue_process_turn_tools_and_reset_under_its_caller(
     let answer = server.caller.work.run(traced(request)).await.unwrap();
 
     let task = answer.into_inner().task.unwrap();
+    let port = get(server.status, "/metrics").await.body;
+    assert!(port.contains("claudepool_attempts_total"), "{port}");
     let (spans, metrics) = all(comes, server).await;
     let call = under(&spans, &CALLER, "claudepool.v1.PoolService/Run");
     under(&spans, &call.span_id, "queue");
@@ -158,10 +164,11 @@ async fn a_runs_trace_shows_queue_process_turn_tools_and_reset_under_its_caller(
     assert!(tool.end_time_unix_nano <= turn.end_time_unix_nano);
     assert!(call.end_time_unix_nano > turn.start_time_unix_nano);
     let text = format!("{spans:?}");
-    assert!(
-        text.contains(&task.task_id) && !text.contains("done"),
-        "{text}"
-    );
+    assert!(text.contains(&task.task_id), "{text}");
+    for secret in SECRETS {
+        assert!(!text.contains(secret), "{text}");
+        assert!(!port.contains(secret), "{port}");
+    }
     let own: String = call
         .span_id
         .iter()
@@ -203,9 +210,11 @@ async fn a_collector_that_never_answers_slows_nobody() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let program = Program::new().await;
-    let mut server = program
-        .serve_with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)])
-        .await;
+    let env = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+        ("CLAUDEPOOL_LOG", "info"),
+    ];
+    let mut server = program.serve_with(&env).await;
 
     for _ in 0..20 {
         let hello = server.caller.say("hello");
@@ -213,9 +222,20 @@ async fn a_collector_that_never_answers_slows_nobody() {
         assert!(answer.result.unwrap().success);
     }
 
-    let began = Instant::now();
     server.signal(rustix::process::Signal::TERM);
-    assert!(server.ended().await.success());
-    // The collector has some seconds; its own limit is 10 s for each of two.
-    assert!(began.elapsed() < Duration::from_secs(15));
+    // What it says before the last spans and metrics go out.
+    let stops = async {
+        while !program.log().contains("the server has stopped") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, stops).await.expect("it stops");
+    let began = Instant::now();
+    assert!(server.ended().await.success(), "{}", program.log());
+    // A call of a collector may take 10 s.
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use claudepool::agent::conformance::has_ended;
 use claudepool::pb::{self, TaskState, run_stream_response};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 
-use crate::support::{Program, connect, next, prompt, refused, request_id};
+use crate::support::raw::call;
+use crate::support::{
+    PATIENCE, Program, connect, hanging_calls, next, prompt, refused, request_id,
+};
 
 const WATCHES: usize = 100;
 const TASKS: usize = 4;
@@ -76,6 +80,31 @@ async fn a_server_that_is_told_to_end_says_so_to_all_and_loses_nothing() {
             status
         }));
     }
+    // Every other kind of call that waits, for work that is still queued.
+    let mut waiting = Vec::new();
+    for (path, message) in hanging_calls(&mut server.caller).await {
+        let addr = server.addr;
+        waiting.push((
+            path,
+            tokio::spawn(async move { call(addr, path, None, &message).await }),
+        ));
+    }
+    // Those that make work are known by it; the others may as well come later.
+    // A task, a chain, Run's, RunStream's, and two of FanOut.
+    let all = TASKS as i64 + 6;
+    let made = async {
+        let mut caller = server.caller.clone();
+        while caller
+            .status()
+            .await
+            .tasks
+            .iter()
+            .map(|c| c.count)
+            .sum::<i64>()
+            < all
+        {}
+    };
+    timeout(PATIENCE, made).await.expect("all are made");
     let mut health = Vec::new();
     for service in ["", "Pool", "Operator", "Catalog", "Context"] {
         let service = match service {
@@ -116,6 +145,12 @@ async fn a_server_that_is_told_to_end_says_so_to_all_and_loses_nothing() {
         let status = refused::<()>(Err(status), Code::Unavailable, "DRAINING");
         let retry = status.get_details_retry_info().unwrap().retry_delay;
         assert!(retry.is_some_and(|delay| delay > Duration::ZERO));
+    }
+    for (path, call) in waiting {
+        let seen = call.await.unwrap();
+        assert_eq!(seen.status.code(), Code::Unavailable, "{path}");
+        assert_eq!(seen.reason(), "DRAINING", "{path}");
+        assert!(seen.status.get_details_retry_info().is_some(), "{path}");
     }
     assert!(server.ended().await.success());
     let took = began.elapsed();

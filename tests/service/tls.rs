@@ -3,13 +3,16 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use claudepool::pb;
+use prost::Message;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
 
 use crate::support::secure::{Authority, Secrets, call, trusting};
-use crate::support::{Harness, PATIENCE, Running};
+use crate::support::{Harness, PATIENCE, Running, next, refused};
 
 const STATUS: &str = "/claudepool.v1.PoolService/GetStatus";
 
@@ -56,6 +59,73 @@ async fn a_token_holds_from_the_moment_it_is_in_the_file_until_it_is_out() {
     assert!(good("new").await);
     secrets.tokens(&[("ci", "read", "last")]);
     until(|| good("last")).await;
+}
+
+/// How a stream that does not end by itself ends.
+async fn end(mut stream: Streaming<Bytes>) -> Status {
+    loop {
+        match next(&mut stream).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it goes on"),
+            Err(status) => return status,
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_token_has_open_ends_with_it() {
+    let secrets = Secrets::new();
+    let kept = [("ci", "work", "kept"), ("ops", "read,work", "less")];
+    secrets.tokens(&[
+        kept[0],
+        ("ops", "operate,work", "less"),
+        ("ci", "work", "out"),
+    ]);
+    let running = server(&secrets).await;
+    let channel = secrets.connect(running.addr.port(), None).await;
+    let task = pb::RunRequest {
+        task: Some(running.hang("x")),
+        ..Default::default()
+    };
+    let run = task.encode_to_vec();
+    let open = async |token, method, message| {
+        let token = format!("Bearer {token}");
+        let path = format!("/claudepool.v1.PoolService/{method}");
+        call(&channel, &path, Some(&token), message).await
+    };
+    let beat = pb::WatchStatusRequest {
+        heartbeat_interval: Some(Duration::from_secs(1).try_into().unwrap()),
+        ..Default::default()
+    };
+    let watch = async |token| open(token, "WatchStatus", beat.encode_to_vec()).await;
+    let mut stays = watch("kept").await.unwrap();
+    // The first field of both requests is the same.
+    let ends = [
+        watch("out").await.unwrap(),
+        watch("less").await.unwrap(),
+        open("out", "RunStream", run.clone()).await.unwrap(),
+    ];
+    let unary = open("out", "Run", run);
+    let reload = async {
+        // It has been received once a call after it is answered.
+        while running.pool.status().await.unwrap().slots_busy < 2 {}
+        secrets.tokens(&kept);
+    };
+
+    let (unary, ()) = tokio::join!(unary, reload);
+
+    refused(unary, Code::Unauthenticated, "CREDENTIALS");
+    for stream in ends {
+        let end = end(stream).await;
+        refused::<()>(Err(end), Code::Unauthenticated, "CREDENTIALS");
+    }
+    for _ in 0..3 {
+        assert!(
+            next(&mut stays).await.unwrap().is_some(),
+            "another's goes on"
+        );
+    }
+    assert_eq!(status(&channel, "less").await, Ok(()));
 }
 
 #[tokio::test]

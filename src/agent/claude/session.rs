@@ -250,13 +250,9 @@ impl Session for ClaudeSession {
             return Err(AgentError::Process("it has its placement already".into()));
         }
         argv::check_working_dir(placement)?;
-        let claimed = self.set("placement", argv::claim(placement)).await?;
-        let claimed = claimed.get("cwd").and_then(Value::as_str);
-        let dir = named(placement);
-        if claimed.is_some_and(|claimed| claimed != dir) {
-            return Err(elsewhere());
-        }
-        self.conversation.in_force.working_dir = Some(dir);
+        self.set("placement", argv::claim(placement)).await?;
+        self.is_in(&placement.working_dir)?;
+        self.conversation.in_force.working_dir = Some(named(placement));
         Ok(())
     }
 

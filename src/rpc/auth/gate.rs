@@ -1,12 +1,16 @@
 //! The decision: who calls, and may it.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use tokio::sync::watch;
 
 use super::scope::{self, method};
+use super::tokens::{Hash, digest};
 use super::{Caller, Scopes, Tokens, is_name};
 use crate::error::Error;
 use crate::id::CallerId;
@@ -34,14 +38,37 @@ pub struct Options {
 }
 
 /// What a call comes to.
-#[derive(Debug)]
 pub(in crate::rpc) enum Entry {
-    /// It is made by this caller.
-    As(Caller),
+    /// It is made by this caller, as long as its token is good.
+    As(Caller, Option<Pass>),
     /// This caller lacks every scope that would do: their names.
     Lacks(Caller, String),
     /// Nobody answers it.
     NoMethod(Caller),
+}
+
+/// The token that a caller was let in with.
+pub(in crate::rpc) struct Pass {
+    token: Hash,
+    caller: Caller,
+    tokens: watch::Receiver<Arc<Tokens>>,
+}
+
+impl Pass {
+    /// Ready when the token is taken back, or a scope of it.
+    pub async fn is_withdrawn(mut self) {
+        while self.tokens.changed().await.is_ok() {
+            let now = self.tokens.borrow_and_update();
+            let holds = now.caller(&self.token).is_some_and(|now| {
+                now.id == self.caller.id && now.scopes.include(self.caller.scopes)
+            });
+            if !holds {
+                return;
+            }
+        }
+        // Nobody reads the file any more: the server has ended.
+        pending().await
+    }
 }
 
 /// Tells callers apart.
@@ -83,6 +110,18 @@ impl Gate {
         }
     }
 
+    /// Whether there are files that can change.
+    pub fn has_files(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// Reads the tokens again if they have changed. Blocks.
+    pub fn look(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.look();
+        }
+    }
+
     /// Decides on a call.
     pub fn enter(
         &self,
@@ -91,29 +130,31 @@ impl Gate {
         peer: Option<&Peer>,
     ) -> Result<Entry, Error> {
         if self.open {
-            return Ok(Entry::As(Caller::anybody()));
+            return Ok(Entry::As(Caller::anybody(), None));
         }
         if OPEN.iter().any(|open| path.starts_with(open)) {
-            return Ok(Entry::As(Caller {
+            let nobody = Caller {
                 id: CallerId::default(),
                 scopes: Scopes::NONE,
-            }));
+            };
+            return Ok(Entry::As(nobody, None));
         }
-        let caller = self.caller(headers, peer).ok_or(Error::Credentials)?;
+        let (caller, pass) = self.caller(headers, peer).ok_or(Error::Credentials)?;
+        let published = || REFLECTION.iter().any(|prefix| path.starts_with(prefix));
         Ok(match method(path) {
-            Some(method) if caller.scopes.has_any(method.scopes) => Entry::As(caller),
+            Some(method) if caller.scopes.has_any(method.scopes) => Entry::As(caller, pass),
             Some(method) => Entry::Lacks(caller, scope::names(method.scopes)),
-            None if REFLECTION.iter().any(|prefix| path.starts_with(prefix)) => Entry::As(caller),
+            None if published() => Entry::As(caller, pass),
             None => Entry::NoMethod(caller),
         })
     }
 
     /// Who calls: a token, if there is one, goes before a certificate, also
     /// when it is wrong.
-    fn caller(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Option<Caller> {
+    fn caller(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Option<(Caller, Option<Pass>)> {
         let mut told = headers.get_all(AUTHORIZATION).iter();
         let Some(credentials) = told.next() else {
-            return self.by_certificate(&peer?.names);
+            return Some((self.by_certificate(&peer?.names)?, None));
         };
         if told.next().is_some() {
             return None;
@@ -122,8 +163,15 @@ impl Gate {
         if !scheme.eq_ignore_ascii_case(b"Bearer ") {
             return None;
         }
-        let tokens = self.tokens.as_ref()?.get();
-        tokens.caller(token.trim_ascii()).cloned()
+        let token = digest(token.trim_ascii());
+        let mut tokens = self.tokens.as_ref()?.follow();
+        let caller = tokens.borrow_and_update().caller(&token).cloned()?;
+        let pass = Pass {
+            token,
+            caller: caller.clone(),
+            tokens,
+        };
+        Some((caller, Some(pass)))
     }
 
     /// The first name that has scopes. A certificate that was accepted and has

@@ -1,4 +1,5 @@
-//! Lets a call through as its caller's, or answers for it.
+//! Lets a call through as its caller's, until its token is taken back, or answers
+//! for it.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,6 +14,7 @@ use super::gate::{Entry, Gate};
 use crate::error::Error;
 use crate::rpc::accept::Peer;
 use crate::rpc::audit::Noted;
+use crate::rpc::cut::{CutBody, CutFuture, Limit};
 
 /// Refuses calls that may not be made.
 #[derive(Clone)]
@@ -31,11 +33,10 @@ impl<S> AuthService<S> {
 impl<S, A, B> Service<Request<A>> for AuthService<S>
 where
     S: Service<Request<A>, Response = Response<B>>,
-    B: Default,
 {
-    type Response = Response<B>;
+    type Response = Response<CutBody<B>>;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Response<B>, S::Error>>>;
+    type Future = Either<CutFuture<S::Future>, Ready<Result<Self::Response, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -52,10 +53,16 @@ where
             }
         };
         let refusal = match entry {
-            Ok(Entry::As(caller)) => {
+            Ok(Entry::As(caller, pass)) => {
                 note(&caller);
                 request.extensions_mut().insert(caller);
-                return Either::Left(self.inner.call(request));
+                let limit = pass.map(|pass| -> Limit {
+                    Box::pin(async move {
+                        pass.is_withdrawn().await;
+                        Error::Credentials.into()
+                    })
+                });
+                return Either::Left(CutFuture::new(self.inner.call(request), limit));
             }
             Ok(Entry::Lacks(caller, needed)) => {
                 note(&caller);

@@ -21,6 +21,8 @@ pub(in crate::rpc) struct Method {
     pub scopes: &'static [Scope],
     /// Whether a call of it may change anything.
     pub changes: bool,
+    /// Whether its tasks have their caller attached, who may say `detach`.
+    pub attaches: bool,
 }
 
 /// Every method of ours; generated from the descriptor set by the build, which
@@ -65,6 +67,11 @@ impl Scopes {
     /// Whether a scope is among them.
     pub fn has(self, scope: Scope) -> bool {
         self.0 & bit(scope) != 0
+    }
+
+    /// Whether all of `others` are among them.
+    pub(super) fn include(self, others: Self) -> bool {
+        self.0 & others.0 == others.0
     }
 
     /// Whether one of `needed` is among them.

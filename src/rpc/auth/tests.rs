@@ -1,6 +1,7 @@
 use http::HeaderMap;
 
 use super::gate::Entry;
+use super::tokens::digest;
 use super::*;
 use crate::error::Error;
 use crate::pb::Scope;
@@ -22,15 +23,19 @@ fn a_token_file_names_callers_by_the_hashes_of_their_tokens() {
     .expect("good");
 
     for token in ["old", "new"] {
-        let caller = tokens.caller(token.as_bytes()).expect("known");
+        let caller = tokens.caller(&digest(token.as_bytes())).expect("known");
         assert_eq!(caller.id.0, "ci");
         assert_eq!(Vec::<String>::from(caller.scopes), ["read", "work"]);
     }
-    let scopes = tokens.caller(b"other").expect("known").scopes;
+    let scopes = tokens.caller(&digest(b"other")).expect("known").scopes;
     assert!(scopes.has(Scope::Operate) && scopes.has(Scope::Author));
     assert!(!scopes.has(Scope::Work), "none includes another");
     for unknown in ["", "ol", "oldx", &old] {
-        assert_eq!(tokens.caller(unknown.as_bytes()), None, "{unknown}");
+        assert_eq!(
+            tokens.caller(&digest(unknown.as_bytes())),
+            None,
+            "{unknown}"
+        );
     }
 }
 
@@ -66,6 +71,15 @@ fn the_table_holds_every_method_and_every_method_has_a_scope() {
     let get = method("/claudepool.v1.PoolService/GetTask").expect("ours");
     assert_eq!((get.scopes, get.changes), (&[Scope::Read][..], false));
     assert!(method("/claudepool.v1.PoolService/Nothing").is_none());
+    for (attaches, names) in [
+        (true, &["Run", "RunStream", "FanOut"][..]),
+        (false, &["Submit"]),
+    ] {
+        for name in names {
+            let method = method(&format!("/claudepool.v1.PoolService/{name}")).expect("ours");
+            assert_eq!(method.attaches, attaches, "{name}");
+        }
+    }
 }
 
 #[test]
@@ -88,7 +102,7 @@ fn two_credentials_are_none() {
         gate.enter("/claudepool.v1.PoolService/GetStatus", &headers, None)
     };
 
-    assert!(matches!(enter(&["Bearer t"]), Ok(Entry::As(caller)) if caller.id.0 == "ci"));
+    assert!(matches!(enter(&["Bearer t"]), Ok(Entry::As(caller, _)) if caller.id.0 == "ci"));
     for refused in [&["Bearer t", "Bearer t"][..], &["Bearer"], &[""], &[]] {
         assert!(
             matches!(enter(refused), Err(Error::Credentials)),

@@ -9,11 +9,21 @@ use crate::id::CallerId;
 /// Most tokens of a file: every call looks at each of them.
 const TOKENS_MAX: usize = 10_000;
 
+/// The SHA-256 of a token.
+pub(super) type Hash = [u8; 32];
+
+/// Of what came as a token.
+pub(super) fn digest(token: &[u8]) -> Hash {
+    Sha256::digest(token).into()
+}
+
 /// The SHA-256 of a token, in hexadecimal: what a token file holds. A token is
 /// long and random, so that a slow hash or a salt would add nothing.
 pub fn hash(token: &str) -> String {
-    let digest: [u8; 32] = Sha256::digest(token).into();
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    digest(token.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// The tokens that are good now.
@@ -21,7 +31,7 @@ pub fn hash(token: &str) -> String {
 pub struct Tokens(Vec<Token>);
 
 struct Token {
-    hash: [u8; 32],
+    hash: Hash,
     caller: Caller,
 }
 
@@ -47,13 +57,12 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// Whose token this is. How long it takes does not tell how much of a token
-    /// was right.
-    pub(super) fn caller(&self, token: &[u8]) -> Option<&Caller> {
-        let hash: [u8; 32] = Sha256::digest(token).into();
+    /// Whose token has this hash. How long it takes does not tell how much of a
+    /// token was right.
+    pub(super) fn caller(&self, hash: &Hash) -> Option<&Caller> {
         let mut found = u64::MAX;
         for (n, known) in (0u64..).zip(&self.0) {
-            found.conditional_assign(&n, known.hash.ct_eq(&hash));
+            found.conditional_assign(&n, known.hash.ct_eq(hash));
         }
         let token = self.0.get(usize::try_from(found).ok()?)?;
         Some(&token.caller)
@@ -79,7 +88,7 @@ fn token(line: &str) -> Result<Token, String> {
     })
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
+fn unhex(text: &str) -> Option<Hash> {
     let digits = text.as_bytes().as_chunks::<2>();
     let (pairs, []) = digits else { return None };
     let mut bytes = Vec::with_capacity(32);

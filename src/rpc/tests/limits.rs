@@ -157,6 +157,54 @@ async fn on_an_old_connection_readers_end_and_what_is_attached_goes_on() {
 }
 
 #[tokio::test]
+async fn what_is_attached_on_an_old_connection_ends_at_last() {
+    let mut server = toy_with(|o| {
+        o.limits.connection_age = SHORT;
+        o.limits.connection_age_grace = SHORT;
+        o.limits.attached_grace = SHORT;
+    })
+    .await;
+    let (mut client, served) = http2(server.addr).await;
+    let attached = begin(&mut client, post(server.addr, RUN_STREAM), &ask("hang")).await;
+
+    let status = end(attached).await;
+
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.get_details_retry_info().is_some());
+    soon(server.gone.recv()).await.expect("the handler is gone");
+    soon(served).await.expect("no panic").expect("a good end");
+}
+
+#[tokio::test]
+async fn a_connection_that_answers_no_ping_is_cut_and_its_callers_have_left() {
+    let mut server = toy_with(|o| {
+        o.limits.keepalive_interval = SHORT;
+        o.limits.keepalive_timeout = SHORT;
+    })
+    .await;
+    let (mut lively, _served) = http2(server.addr).await;
+    let limited = post(server.addr, RUN_STREAM).header("grpc-timeout", "2000m");
+    let stays = begin(&mut lively, limited, &ask("hang")).await;
+    let (mut client, mut deaf) = h2::client::handshake(connect(server.addr).await)
+        .await
+        .expect("HTTP/2");
+    let headers = async {
+        let hang = post(server.addr, RUN_STREAM);
+        begin(&mut client, hang, &ask("hang")).await.await
+    };
+    let _unread = tokio::select! {
+        headers = headers => headers.expect("headers"),
+        _ = &mut deaf => panic!("it goes on"),
+    };
+
+    // From now on nobody reads what is sent to it; the socket stays open.
+    soon(server.gone.recv()).await.expect("the handler is gone");
+
+    assert_eq!(end(stays).await.code(), Code::DeadlineExceeded);
+    drop(deaf);
+}
+
+#[tokio::test]
 async fn a_connection_offers_as_many_streams_as_it_may_have() {
     let server = toy_with(|o| o.limits.streams_max = 7).await;
     let (client, mut connection) = h2::client::handshake(connect(server.addr).await)
