@@ -20,10 +20,10 @@ use crate::support::{
 
 const WATCHES: usize = 100;
 const TASKS: usize = 4;
-/// The drain's deadline, and what the end may take beyond: the processes' grace
-/// on a loaded machine.
+/// The drain's deadline, and what the end may take beyond: what the grace of what
+/// is in deploy/ leaves for it.
 const DRAIN: Duration = Duration::from_secs(3);
-const BEYOND: Duration = Duration::from_secs(15);
+const BEYOND: Duration = Duration::from_secs(10);
 
 /// A task that goes on until there is a file `go`, deaf to TERM or not.
 fn task(number: usize) -> pb::TaskSpec {

@@ -8,6 +8,7 @@ use claudepool::pb;
 use prost::Message;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
@@ -63,13 +64,16 @@ async fn a_token_holds_from_the_moment_it_is_in_the_file_until_it_is_out() {
 
 /// How a stream that does not end by itself ends.
 async fn end(mut stream: Streaming<Bytes>) -> Status {
-    loop {
-        match next(&mut stream).await {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("it goes on"),
-            Err(status) => return status,
+    let end = async {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it goes on"),
+                Err(status) => return status,
+            }
         }
-    }
+    };
+    timeout(PATIENCE, end).await.expect("it ends in time")
 }
 
 #[tokio::test]
@@ -112,9 +116,13 @@ async fn what_a_token_has_open_ends_with_it() {
         secrets.tokens(&kept);
     };
 
-    let (unary, ()) = tokio::join!(unary, reload);
+    let (unary, ()) = tokio::join!(timeout(PATIENCE, unary), reload);
 
-    refused(unary, Code::Unauthenticated, "CREDENTIALS");
+    refused(
+        unary.expect("it ends in time"),
+        Code::Unauthenticated,
+        "CREDENTIALS",
+    );
     for stream in ends {
         let end = end(stream).await;
         refused::<()>(Err(end), Code::Unauthenticated, "CREDENTIALS");

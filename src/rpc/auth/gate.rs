@@ -56,7 +56,7 @@ pub(in crate::rpc) struct Pass {
 
 impl Pass {
     /// Ready when the token is taken back, or a scope of it.
-    pub async fn is_withdrawn(mut self) {
+    pub async fn withdrawn(mut self) {
         while self.tokens.changed().await.is_ok() {
             let now = self.tokens.borrow_and_update();
             let holds = now.caller(&self.token).is_some_and(|now| {

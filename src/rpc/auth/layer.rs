@@ -58,7 +58,7 @@ where
                 request.extensions_mut().insert(caller);
                 let limit = pass.map(|pass| -> Limit {
                     Box::pin(async move {
-                        pass.is_withdrawn().await;
+                        pass.withdrawn().await;
                         Error::Credentials.into()
                     })
                 });

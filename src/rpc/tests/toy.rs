@@ -81,12 +81,13 @@ impl Service<http::Request<Body>> for Toy {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let gone = Gone(self.gone.clone());
+        // Once per call: with its stream, if it has one.
+        let mut gone = Some(Gone(self.gone.clone()));
         Box::pin(async move {
             let streams = request.uri().path() == RUN_STREAM;
             let response = if streams {
                 let method = service_fn(move |r: Request<pb::RunStreamRequest>| {
-                    let gone = Gone(gone.0.clone());
+                    let gone = gone.take().expect("one request");
                     async move { Ok(Response::new(items(&prompt(r.into_inner().task), gone))) }
                 });
                 Grpc::new(ProstCodec::default())
@@ -94,7 +95,7 @@ impl Service<http::Request<Body>> for Toy {
                     .await
             } else {
                 let method = service_fn(move |r: Request<pb::RunRequest>| {
-                    let gone = Gone(gone.0.clone());
+                    let gone = gone.take();
                     async move {
                         let _gone = gone;
                         match prompt(r.into_inner().task).as_str() {
