@@ -15,6 +15,12 @@ claudepool::store_conformance!(faulty, async {
     (Arc::new(store) as Arc<dyn Store>, ())
 });
 
+claudepool::cluster_conformance!(memory_of_nodes, async {
+    let nodes = Memory::for_nodes(3).into_iter();
+    let nodes = nodes.map(|node| Arc::new(node) as Arc<dyn Store>);
+    (nodes.collect(), ())
+});
+
 #[cfg(feature = "sqlite")]
 #[path = "store/sqlite.rs"]
 mod sqlite;

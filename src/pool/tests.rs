@@ -456,6 +456,7 @@ mod chains;
 mod limits;
 mod log;
 mod money;
+mod nodes;
 mod outage;
 mod retention;
 mod slots;

@@ -8,6 +8,7 @@
 mod attempt;
 mod catalog;
 mod choice;
+pub mod cluster;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod failure;
@@ -23,7 +24,7 @@ pub mod sqlite;
 
 pub use attempt::{Fence, Note, SessionNote, SessionRef};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -37,6 +38,7 @@ use crate::pb::event::Kind;
 use crate::task::{Change, Record, SavedSession, Spec, State, Task};
 
 pub use catalog::{CatalogEntry, CatalogKind};
+pub use cluster::Cluster;
 pub use failure::{OpenError, StoreError};
 pub use query::{Filter, Query};
 
@@ -108,6 +110,8 @@ pub struct ClaimRequest {
     pub keeps: BTreeMap<SlotId, (CallerId, ConversationId)>,
     /// Their node.
     pub node: NodeId,
+    /// The labels that it carries.
+    pub labels: BTreeSet<String>,
     /// Until when a claim holds without renewal; `None`: no limit.
     pub lease_until: Option<Timestamp>,
     /// Revision of the shared context that the attempts see.
@@ -250,8 +254,11 @@ pub trait Store: Send + Sync + 'static {
     /// Claims ready tasks for slots: lowest rank first, then the earliest
     /// ready time, then the older id, as far as the budget covers them. Passed
     /// by is a task whose conversation has an active task or, of the same
-    /// caller, an unfinished one with a lower id. Each claim is `task::apply`
-    /// with `TaskEvent::Claim`, in one transaction.
+    /// caller, an unfinished one with a lower id; one that asks for a label that
+    /// the node does not carry; and one that goes on with a session of another
+    /// node that lives. Each claim is `task::apply` with `TaskEvent::Claim`, in
+    /// one transaction. `Fenced` if this is a node's handle and its lease has
+    /// passed.
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError>;
 
     /// Appends to the log of a running attempt, and notes what is told of it.
@@ -404,4 +411,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Finishes what is under way and closes. Later calls are `Unavailable`.
     async fn close(&self);
+
+    /// What keeps many servers together; `None`: this store has one.
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        None
+    }
 }

@@ -81,6 +81,7 @@ pub fn wish(slots: usize, now: Timestamp) -> ClaimRequest {
         slots: (0..slots).map(|n| SlotId(format!("slot-{n}"))).collect(),
         keeps: Default::default(),
         node: NodeId::from("node"),
+        labels: Default::default(),
         lease_until: Some(at(500)),
         context_revision: 3,
         now,
