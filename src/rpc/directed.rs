@@ -41,6 +41,7 @@ pub(super) trait Directed: Message + Default + Clone + 'static {
 }
 
 /// What a server knows of itself.
+#[derive(Default)]
 pub(super) struct Server {
     /// The configuration in force.
     pub config_toml: Option<Arc<str>>,
