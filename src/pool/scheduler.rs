@@ -76,7 +76,7 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
             .filter_map(|slot| Some((slot.id.clone(), slot.keeps()?)))
             .collect(),
         node: inner.node.clone(),
-        lease_until: None,
+        lease: None,
         context_revision: inner.context().revision,
         now,
     };
