@@ -41,7 +41,7 @@ pub(super) struct ServeArgs {
     /// The Claude Code CLI [default: `claude` in PATH].
     #[arg(long, value_name = "PATH", env = "CLAUDEPOOL_CLAUDE_BIN")]
     claude_bin: Option<PathBuf>,
-    /// memory or sqlite:PATH [default: a file in the data folder].
+    /// memory, sqlite:PATH or postgres://… [default: a file in the data folder].
     #[arg(
         long,
         value_name = "URL",
