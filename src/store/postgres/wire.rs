@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
@@ -233,8 +234,8 @@ impl Wire {
                 }
             };
             for wake in told.wakes(self.own) {
-                let sent = client.execute("SELECT pg_notify($1, $2)", &[&CHANNEL, &wake]);
-                answered(sent).await?;
+                let values: [&(dyn ToSql + Sync); 2] = [&CHANNEL, &wake];
+                answered(client.execute("SELECT pg_notify($1, $2)", &values)).await?;
             }
         }
     }
