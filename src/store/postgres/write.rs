@@ -328,7 +328,7 @@ impl Tx {
         let sql = "UPDATE tasks SET last_sequence = last_sequence + $3,
             attempt_cost = coalesce($4, attempt_cost), session_id = coalesce($5, session_id),
             session_offset = coalesce($6, session_offset)
-            WHERE id = $1 AND attempt = $2 AND state IN (2, 3) RETURNING last_sequence, state";
+            WHERE id = $1 AND attempt = $2 RETURNING last_sequence, state";
         let id = uuid(fence.task.as_bytes());
         let count = integer(events.len() as u64);
         let cost = note.cost.map(|cost| cost.0);
@@ -342,7 +342,12 @@ impl Tx {
         let (last, state): (i64, i32) = (found.try_get(0)?, found.try_get(1)?);
         let bad = |column| Fault::Store(row::damaged(fence.task, column));
         let last = u64::try_from(last - count).map_err(|_| bad("last_sequence"))?;
+        // Not asked for above: few tasks are active, and the plan would begin
+        // with them instead of with this one.
         let state = State::from_number(state).ok_or_else(|| bad("state"))?;
+        if !state.is_active() {
+            return Err(StoreError::Fenced.into());
+        }
         let entries = number(last, events, now);
         let own: Vec<_> = entries.iter().cloned().map(|e| (fence.task, e)).collect();
         self.put_events(&own).await?;
