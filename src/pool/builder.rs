@@ -42,7 +42,7 @@ pub struct Builder {
     pub(super) agent: Arc<dyn Agent>,
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) options: Options,
-    pub(super) node: NodeId,
+    pub(super) node: Option<NodeId>,
     pub(super) clock: Clock,
     pub(super) seed: Option<u64>,
     pub(super) metrics: Metrics,
@@ -73,11 +73,17 @@ impl Builder {
         self
     }
 
-    /// The server's name in events and status. Default: `node-` and the
-    /// process id.
+    /// The server's name in events and status, if the options give none.
+    /// Default: `node-` and the process id.
     pub fn node(mut self, node: NodeId) -> Self {
-        self.node = node;
+        self.node = Some(node);
         self
+    }
+
+    fn name(&self) -> NodeId {
+        let given = Some(self.options.node_id.as_str()).filter(|id| !id.is_empty());
+        let given = given.map(NodeId::from).or_else(|| self.node.clone());
+        given.unwrap_or_else(|| NodeId(format!("node-{}", std::process::id())))
     }
 
     /// Another clock, for tests.
@@ -106,6 +112,7 @@ impl Builder {
         if !problems.is_empty() {
             return Err(BuildError(problems.join("; ")));
         }
+        let node = self.name();
         let roots = Roots::resolve(&self.options.working_dir, &self.options.policy.roots)
             .await
             .map_err(BuildError)?;
@@ -116,7 +123,7 @@ impl Builder {
         let store: Arc<dyn Store> = Arc::new(Layered::over(store, Arc::clone(&outage)));
         let workspaces = match &self.options.workspace_dir {
             Some(dir) => Some(
-                Workspaces::open(dir, &self.node.0, Default::default())
+                Workspaces::open(dir, &node.0, Default::default())
                     .await
                     .map_err(|error| {
                         BuildError(format!("workspace_dir {}: {error}", dir.display()))
@@ -142,7 +149,7 @@ impl Builder {
 
         let member = match store.cluster() {
             Some(cluster) => {
-                let joined = nodes::lease::join(cluster, &self.options, &self.node);
+                let joined = nodes::lease::join(cluster, &self.options, &node);
                 let since = joined.await.map_err(BuildError)?;
                 Some(Member::new(self.options.node_lease, since))
             }
@@ -158,7 +165,7 @@ impl Builder {
             outage,
             agent,
             probe,
-            node: self.node,
+            node,
             start_time: self.clock.now(),
             clock: self.clock,
             metrics: self.metrics,

@@ -173,7 +173,7 @@ impl Pool {
             agent: Arc::new(agent),
             store: None,
             options: Options::default(),
-            node: NodeId(format!("node-{}", std::process::id())),
+            node: None,
             clock: Clock::system(),
             seed: None,
             metrics: Metrics::new(),

@@ -93,6 +93,12 @@ pub struct Options {
     /// store on this machine has one server at a time.
     #[serde(with = "humantime_serde")]
     pub process_lease: Option<Duration>,
+    /// This server's name among those on one store, in events and status. It
+    /// should stay the same when the server is started again: sessions and
+    /// workspaces are found by it. At most 128 letters, digits, ".", "_" and
+    /// "-". Default: on a shared store the host's name and the port, else
+    /// `node-` and the process id.
+    pub node_id: String,
     /// Of many servers on one store: how long one that is not heard of keeps its
     /// tasks. Its own processes end a fifth earlier, and then the others take its
     /// work up. Shorter finds a dead server sooner, and asks more of the
@@ -289,6 +295,7 @@ impl Default for Options {
             max_restarts: 10,
             process_idle_max: Duration::from_secs(30 * 60),
             process_lease: None,
+            node_id: String::new(),
             node_lease: Duration::from_secs(15),
             node_labels: BTreeSet::new(),
             save_sessions: false,
@@ -376,6 +383,11 @@ impl Options {
         check(
             (Duration::from_secs(1)..=Duration::from_secs(300)).contains(&self.node_lease),
             "node_lease must be 1s to 5m",
+        );
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        check(
+            self.node_id.len() <= 128 && self.node_id.chars().all(good),
+            "node_id must be at most 128 letters, digits, \".\", \"_\" or \"-\"",
         );
         check(
             self.node_labels.len() <= 64

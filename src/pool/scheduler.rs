@@ -110,7 +110,7 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
             .collect(),
         node: inner.node.clone(),
         labels: inner.options.node_labels.clone(),
-        lease_until: None,
+        lease: None,
         context_revision: inner.context().revision,
         now,
     };

@@ -74,7 +74,7 @@ impl Store for Memory {
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
         let mut inner = self.lock()?;
         self.check_lease(&mut inner)?;
-        let mut choice = Choice::new(&request, inner.funds);
+        let mut choice = Choice::new(&request, inner.funds, request.now);
         inner.choose(&mut choice, &request)?;
         let (taken, mut claimed) = choice.finish();
         let mut specs = Vec::with_capacity(taken.len());

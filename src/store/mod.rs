@@ -14,10 +14,13 @@ pub mod conformance;
 mod failure;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
+mod kept;
 pub mod layer;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod query;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod row;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -26,6 +29,7 @@ pub use attempt::{Fence, Note, SessionNote, SessionRef};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -112,8 +116,9 @@ pub struct ClaimRequest {
     pub node: NodeId,
     /// The labels that it carries.
     pub labels: BTreeSet<String>,
-    /// Until when a claim holds without renewal; `None`: no limit.
-    pub lease_until: Option<Timestamp>,
+    /// How long a claim holds without renewal, by the store's clock if it is
+    /// shared, else from `now`; `None`: no limit.
+    pub lease: Option<Duration>,
     /// Revision of the shared context that the attempts see.
     pub context_revision: u64,
     /// Now: tasks whose ready time is later are not ready.
@@ -231,8 +236,11 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
         Some(("sqlite", _)) => Err(OpenError(
             "this claudepool was built without SQLite: build it with the feature `sqlite`, or use `memory`".to_owned(),
         )),
+        #[cfg(feature = "postgres")]
+        Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres::Postgres::open(url).await?)),
+        #[cfg(not(feature = "postgres"))]
         Some(("postgres" | "postgresql", _)) => Err(OpenError(
-            "the PostgreSQL store is not built yet: use `sqlite:PATH`".to_owned(),
+            "this claudepool was built without PostgreSQL: build it with the feature `postgres`, or use `sqlite:PATH`".to_owned(),
         )),
         // Whatever it is may hold a password, so it is not repeated.
         _ => Err(OpenError(

@@ -14,6 +14,7 @@ use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, TaskId};
 use crate::pb;
 use crate::pb::event::Kind;
 use crate::store::choice::Choice;
+use crate::store::kept::keep;
 use crate::store::{
     Batch, CatalogEntry, CatalogKind, ClaimRequest, Committed, Context, LogEntry, Parts, Query,
     Request, StoreError,
@@ -203,24 +204,7 @@ impl Inner {
             Entry::Occupied(slot) => {
                 let kept = slot.into_mut();
                 let stored = std::mem::replace(&mut kept.task, task);
-                let row = &mut kept.task;
-                if row.attempt == stored.attempt && row.state.is_active() {
-                    row.attempt_cost = stored.attempt_cost;
-                    row.session_id = stored.session_id;
-                    row.session_offset = stored.session_offset;
-                }
-                row.last_sequence = stored.last_sequence;
-                row.caller = stored.caller;
-                row.tags = stored.tags;
-                row.group = stored.group;
-                row.parent = stored.parent;
-                row.place = stored.place;
-                row.request = stored.request;
-                row.saves_session = stored.saves_session;
-                row.node_label = stored.node_label;
-                row.conversation = stored.conversation;
-                row.trace = stored.trace;
-                row.create_time = stored.create_time;
+                keep(&mut kept.task, stored);
                 kept
             }
         };

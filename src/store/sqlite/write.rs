@@ -133,7 +133,7 @@ impl Transaction<'_> {
     }
 
     pub fn claim(&mut self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
-        let mut choice = Choice::new(request, self.books.funds);
+        let mut choice = Choice::new(request, self.books.funds, request.now);
         let mut rank = read::rank_from(self.conn, 0)?;
         while let Some(r) = rank {
             self.choose(&mut choice, r, request.now)?;
