@@ -21,7 +21,15 @@ if [ "$(id -u)" = 0 ]; then
 else
     as() { "$@"; }
 fi
-trap 'as "$bin/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1 || :; rm -rf "$dir"' EXIT
+end() {
+    # A test may have made it stand still.
+    pid=$(head -n 1 "$dir/data/postmaster.pid" 2>/dev/null) &&
+        kill -CONT "$pid" $(cat "/proc/$pid/task/$pid/children") 2>/dev/null || :
+    as "$bin/pg_ctl" -D "$dir/data" -m immediate stop >/dev/null 2>&1 || :
+    rm -rf "$dir"
+}
+trap end EXIT
+trap 'exit 1' INT TERM HUP
 as "$bin/initdb" -D "$dir/data" -U postgres -A trust --no-sync >"$dir/initdb.log" 2>&1
 cat >>"$dir/data/postgresql.conf" <<END
 port = $port

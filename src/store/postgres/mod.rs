@@ -11,6 +11,7 @@ mod fault;
 mod fold;
 mod list;
 mod migrate;
+mod pool;
 mod probe;
 mod read;
 mod retain;
@@ -26,7 +27,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -64,7 +64,7 @@ impl Postgres {
     pub async fn open(url: &str) -> Result<Self, OpenError> {
         let target = Target::parse(url)?;
         let tls = tls::connector(&target.trust)?;
-        let pool = pool(&target, tls.clone())?;
+        let pool = pool::pool(&target, tls.clone())?;
         let place = target.place();
         let client = tokio::time::timeout(target.call, pool.get()).await;
         let client = client.map_err(|_| OpenError(format!("{place} does not answer")))?;
@@ -105,38 +105,6 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-/// The connections of calls. What the server is told ends what a client that is
-/// gone has left there.
-fn pool(target: &Target, tls: tokio_postgres_rustls::MakeRustlsConnect) -> Result<Pool, OpenError> {
-    let manager = ManagerConfig {
-        recycling_method: RecyclingMethod::Fast,
-    };
-    let manager = Manager::from_config(target.config.clone(), tls, manager);
-    let limit = target.call.as_millis();
-    let setup = format!(
-        "SET statement_timeout = {limit}; SET lock_timeout = {limit};
-         SET idle_in_transaction_session_timeout = {limit}"
-    );
-    let setup = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
-        let setup = setup.clone();
-        Box::pin(async move {
-            client
-                .batch_execute(&setup)
-                .await
-                .map_err(HookError::Backend)
-        })
-    });
-    Pool::builder(manager)
-        .max_size(target.connections)
-        .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(target.call))
-        .create_timeout(Some(target.call))
-        .recycle_timeout(Some(target.call))
-        .post_create(setup)
-        .build()
-        .map_err(|error| OpenError(format!("no connections can be made: {error}")))
 }
 
 #[async_trait]
