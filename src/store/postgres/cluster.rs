@@ -15,9 +15,9 @@ use super::fault::Fault;
 use super::text::{kept, said};
 use super::write::CLOCK;
 use crate::id::{CallerId, NodeId};
+use crate::store::StoreError;
 use crate::store::cluster::{Cluster, Control, Node, Question, Told};
 use crate::store::row::integer;
-use crate::store::StoreError;
 use crate::task::Task;
 
 /// A node as this handle has joined: whoever joins under the same name later is
@@ -74,7 +74,9 @@ impl Tx {
         let rows = self.rows(&sql, &[&id]).await?;
         let left: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
         // It may have passed since.
-        Ok(Some(Duration::from_micros(u64::try_from(left).unwrap_or(0).max(1))))
+        Ok(Some(Duration::from_micros(
+            u64::try_from(left).unwrap_or(0).max(1),
+        )))
     }
 
     async fn renew(
@@ -186,8 +188,7 @@ async fn orphans(link: &Link, limit: usize) -> Result<Vec<Task>, Fault> {
 }
 
 async fn nodes(link: &Link) -> Result<Vec<Node>, Fault> {
-    let sql =
-        format!("SELECT id, labels, report FROM nodes WHERE lease_end > {CLOCK} ORDER BY id");
+    let sql = format!("SELECT id, labels, report FROM nodes WHERE lease_end > {CLOCK} ORDER BY id");
     let rows = link.rows(&sql, &[]).await?;
     let node = |row: &tokio_postgres::Row| {
         let labels: String = row.try_get(1)?;
@@ -205,7 +206,9 @@ async fn control(link: &Link) -> Result<Control, Fault> {
     let sql = "SELECT s.revision, s.paused, s.hold, c.revision, b.budget_limit IS NOT NULL
                FROM shared s, context_revision c, budget b";
     let rows = link.rows(sql, &[]).await?;
-    let row = rows.first().ok_or_else(|| super::write::missing("shared"))?;
+    let row = rows
+        .first()
+        .ok_or_else(|| super::write::missing("shared"))?;
     let number = |at| -> Result<u64, Fault> {
         let stored: i64 = row.try_get(at)?;
         Ok(u64::try_from(stored).unwrap_or_default())
@@ -307,7 +310,9 @@ impl Cluster for Postgres {
 
     async fn orphans(&self, limit: usize) -> Result<Vec<Task>, StoreError> {
         let engine = &self.engine;
-        engine.read(move |link| Box::pin(orphans(link, limit))).await
+        engine
+            .read(move |link| Box::pin(orphans(link, limit)))
+            .await
     }
 
     async fn nodes(&self) -> Result<Vec<Node>, StoreError> {

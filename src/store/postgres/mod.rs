@@ -32,8 +32,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{
-    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Cluster, Committed, Context, Due, Fence,
-    LogEntry, Note, OpenError, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
+    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Cluster, Committed, Context, Due,
+    Fence, LogEntry, Note, OpenError, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
