@@ -62,7 +62,7 @@ pub use status::StatusWatch;
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::{Error, Missing};
-use crate::id::{CallerId, GroupId, NodeId, RequestId, TaskId};
+use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::metrics::Metrics;
 use crate::pb;
 use crate::store::{Context, ContextValue, LogEntry, Parts};

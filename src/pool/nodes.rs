@@ -10,6 +10,7 @@ pub(super) mod lease;
 pub(super) mod questions;
 pub(super) mod report;
 
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub(super) struct Member {
     pub span: Duration,
     /// When this node must have stopped what it runs.
     until: Mutex<Instant>,
+    /// Wakes who waits for the lease.
+    held: Notify,
     /// The nodes that live, as last read.
     others: Mutex<Vec<Node>>,
     /// Wakes who tells the others of a provider's limit.
@@ -46,6 +49,7 @@ impl Member {
         Self {
             span,
             until: Mutex::new(since + lease::usable(span)),
+            held: Notify::new(),
             others: Mutex::default(),
             share: Notify::new(),
             reported: tokio::sync::watch::channel(0).0,
@@ -55,6 +59,12 @@ impl Member {
 
     fn until(&self) -> MutexGuard<'_, Instant> {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Work may go on until then.
+    fn hold_until(&self, until: Instant) {
+        *self.until() = until;
+        self.held.notify_waiters();
     }
 
     /// How long work may still go on.
@@ -101,6 +111,21 @@ impl Inner {
     pub fn may_begin(&self) -> bool {
         let member = self.member.as_ref();
         member.is_none_or(|member| !member.left().is_zero())
+    }
+
+    /// Waits until new processes may begin: those of a node without a lease end
+    /// by themselves.
+    pub async fn until_may_begin(&self) {
+        let Some(member) = &self.member else { return };
+        loop {
+            let mut held = pin!(member.held.notified());
+            // Before the look, so that nothing falls between.
+            held.as_mut().enable();
+            if self.may_begin() {
+                return;
+            }
+            held.await;
+        }
     }
 }
 

@@ -51,8 +51,8 @@ pub(super) const COLUMNS: [&str; 39] = [
     "trace",
     "usage",
     "session_offset",
-    "home",
     "node_label",
+    "home",
 ];
 
 /// Columns that a change never writes: they stay as they were first written.

@@ -89,7 +89,7 @@ pub(in super::super) async fn run(inner: &std::sync::Arc<Inner>) {
         next = told + span / RENEWALS;
         match renewed {
             Ok(Ok(())) => {
-                *member.until() = began + usable(span);
+                member.hold_until(began + usable(span));
                 inner.agent.lease(member.left());
                 if let Err(error) = take_up(inner, cluster).await {
                     warn!(%error, "the work of nodes that are gone was not taken up");
@@ -115,15 +115,14 @@ pub(in super::super) async fn run(inner: &std::sync::Arc<Inner>) {
 /// Ends what runs, and joins again.
 async fn again(inner: &std::sync::Arc<Inner>, cluster: &dyn Cluster) {
     let Some(member) = &inner.member else { return };
-    *member.until() = Instant::now();
+    member.hold_until(Instant::now());
     // The shortest: none would be without end.
     inner.agent.lease(Duration::from_millis(1));
     inner.status_changed();
     loop {
         match join(cluster, &inner.options, &inner.node).await {
             Ok(began) => {
-                // Whatever was told meanwhile was for a node that is no more.
-                *member.until() = began + usable(member.span);
+                member.hold_until(began + usable(member.span));
                 break;
             }
             Err(error) => warn!(%error, "this node cannot join"),

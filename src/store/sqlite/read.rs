@@ -23,8 +23,8 @@ pub(super) const SELECT_TASK: &str = "SELECT id, version, caller, state, tags, g
     parent_id, place, rank, request_id, create_time, ready_time, start_time, end_time, \
     queue_deadline, attached, abandon_time, attempt, burnt, slot, lease_node, lease_until, \
     session_id, context_revision, budget, reserved, cost, attempt_cost, cost_estimated, recovery, \
-    saves_session, conversation, last_sequence, due_time, trace, usage, session_offset,
-    home, node_label FROM tasks";
+    saves_session, conversation, last_sequence, due_time, trace, usage, session_offset, \
+    node_label, home FROM tasks";
 
 /// More tags than this are looked for task by task instead of tag by tag.
 const TAG_ARMS_MAX: usize = 16;
@@ -44,7 +44,7 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         recovery: row.get(29)?, saves_session: row.get(30)?, conversation: row.get(31)?,
         last_sequence: row.get(32)?, due_time: row.get(33)?,
         trace: row.get(34)?, usage: row.get(35)?, session_offset: row.get(36)?,
-        home: row.get(37)?, node_label: row.get(38)?,
+        node_label: row.get(37)?, home: row.get(38)?,
     })
 }
 
