@@ -22,7 +22,7 @@ GRPCURL := $(TOOLS)/grpcurl-$(GRPCURL_VERSION)/grpcurl
 HEALTH_PROBE := $(TOOLS)/grpc-health-probe-$(HEALTH_PROBE_VERSION)/grpc-health-probe
 ENVOY := $(TOOLS)/envoy-$(ENVOY_VERSION)/envoy
 
-.PHONY: help check fmt lint proto test test-fast test-real test-envoy kills simulation fuzz demo bench test-readme tools claude-path clean-tools
+.PHONY: help check fmt lint proto test test-fast test-real test-envoy test-postgres kills simulation fuzz demo bench test-readme tools claude-path clean-tools
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '%-18s %s\n' "$$name" "$$what"; done
@@ -36,12 +36,12 @@ fmt: ## Check the format.
 lint: ## Clippy, no warning allowed.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	cargo clippy --all-targets --locked -- -D warnings
-	cargo clippy --test real_cli --test readme --test envoy --locked -- -D warnings
+	cargo clippy --test real_cli --test readme --test envoy --test postgres --locked -- -D warnings
 
 proto: $(BUF) ## Check the wire contract: buf lint.
 	$(BUF) lint
 
-test: test-fast test-real test-readme test-envoy ## Run every test; sets up what it needs in .tools/.
+test: test-fast test-real test-readme test-envoy test-postgres ## Run every test; sets up what it needs in .tools/.
 
 test-fast: ## Tests that need Rust and a C compiler alone.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
@@ -84,6 +84,12 @@ test-envoy: $(ENVOY) ## Tests behind a real Envoy, as deploy/envoy configures it
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	cargo build --locked --bin claudepool --example fake_claude
 	CLAUDEPOOL_TEST_ENVOY=$(ENVOY) cargo test --locked --test envoy
+
+test-postgres: ## Tests on Debian's PostgreSQL, which they start themselves.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call need,initdb,PostgreSQL 15 or newer (the package postgresql))
+	cargo build --locked --bin claudepool --example fake_claude
+	cargo test --locked --test postgres
 
 tools: $(GRPCURL) $(BUF) $(HEALTH_PROBE) ## Install grpcurl, buf and grpc-health-probe; prints where they are.
 	@printf '%s\n' $^

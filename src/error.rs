@@ -115,6 +115,9 @@ pub enum Error {
     /// The pool's budget does not cover it.
     #[error("the pool's budget does not cover the task")]
     BudgetExhausted,
+    /// A server of this pool that was asked has not answered.
+    #[error("the server {0} does not answer; it may have done it all the same")]
+    NodeSilent(String),
     /// The queue is full.
     #[error("the queue is full")]
     QueueFull,
@@ -197,6 +200,7 @@ impl Error {
             Self::ScopeMissing { .. } => ErrorReason::ScopeMissing,
             Self::BudgetExhausted => ErrorReason::BudgetExhausted,
             Self::QueueFull | Self::CallerQueueFull | Self::Receiving => ErrorReason::QueueFull,
+            Self::NodeSilent(_) => ErrorReason::NodeSilent,
             Self::TooManyWatchers => ErrorReason::TooManyWatchers,
             Self::Paused => ErrorReason::Paused,
             Self::SlotBounds { .. } => ErrorReason::SlotBounds,
@@ -217,6 +221,7 @@ impl Error {
             | Self::CallerQueueFull
             | Self::Receiving
             | Self::TooManyWatchers
+            | Self::NodeSilent(_)
             | Self::Starting
             | Self::Store(_) => Some(Duration::from_secs(1)),
             // Another server, or this one's successor, takes it.

@@ -15,6 +15,12 @@ claudepool::store_conformance!(faulty, async {
     (Arc::new(store) as Arc<dyn Store>, ())
 });
 
+claudepool::cluster_conformance!(memory_of_nodes, async {
+    let nodes = Memory::for_nodes(3).into_iter();
+    let nodes = nodes.map(|node| Arc::new(node) as Arc<dyn Store>);
+    (nodes.collect(), ())
+});
+
 #[cfg(feature = "sqlite")]
 #[path = "store/sqlite.rs"]
 mod sqlite;
@@ -23,11 +29,15 @@ mod sqlite;
 #[path = "store/equivalence.rs"]
 mod equivalence;
 
+#[cfg(feature = "sqlite")]
+#[path = "store/world.rs"]
+mod world;
+
 #[tokio::test]
 async fn a_url_names_a_store() {
     assert!(claudepool::store::open("memory").await.is_ok());
     for (url, sentence) in [
-        ("postgres://user:secret@host/db", "not built yet"),
+        ("postgres://user:secret@host/db?colour=red", "colour"),
         ("mysql://user:secret@host/db", "names no store"),
         ("sqlite", "names no store"),
         ("sqlite:", "needs the path of a file"),

@@ -35,7 +35,7 @@ use super::{
     Turn, TurnEnd, TurnError, Unclean,
 };
 use crate::money::Microdollars;
-use shared::{Shared, usage};
+use shared::{Shared, UnderWay, usage};
 
 /// The agent. Clones share what they count.
 #[derive(Clone, Default)]
@@ -91,6 +91,11 @@ impl Agent for Scripted {
     async fn forget(&self, session_id: &str) {
         self.shared.sessions().remove(session_id);
     }
+
+    fn lease(&self, span: Duration) {
+        let until = tokio::time::Instant::now() + span;
+        self.shared.lease.send_replace(Some(until));
+    }
 }
 
 struct Process {
@@ -113,11 +118,12 @@ struct Process {
     ended: Option<ProcessEnd>,
 }
 
-#[derive(Default)]
 struct Playing {
     lines: VecDeque<String>,
     output: String,
     cost: Microdollars,
+    /// Counts it while it is played.
+    _under_way: UnderWay,
     /// What a line means besides the first thing.
     also: VecDeque<Observation>,
 }
@@ -128,10 +134,9 @@ impl Process {
     }
 
     fn end_turn(&mut self, error: Option<TurnError>) -> Observation {
-        let (output, cost) = match self.turn.take() {
-            Some(playing) => (playing.output, playing.cost),
-            None => Default::default(),
-        };
+        let turn = self.turn.take();
+        let turn = turn.map(|playing| (playing.output, playing.cost));
+        let (output, cost) = turn.unwrap_or_default();
         Observation::TurnEnded(Box::new(TurnEnd {
             output: if error.is_none() {
                 output
@@ -160,6 +165,17 @@ impl Process {
             api_status: Some(status),
             message: format!("API Error: {status}"),
         }))
+    }
+
+    fn die(&mut self, how: &str) -> Observation {
+        let end = ProcessEnd {
+            exit_code: how.parse().ok(),
+            stderr_tail: "it was told to die".to_owned(),
+            lease_expired: how == "expired",
+        };
+        self.turn = None;
+        self.ended = Some(end.clone());
+        Observation::ProcessEnded(end)
     }
 
     fn message(&self, stop_reason: &str) -> Observation {
@@ -225,9 +241,7 @@ impl Process {
                 if !self.shared.limited.load(Ordering::SeqCst) {
                     return Some(Observation::Alive);
                 }
-                let end = self.api_failure(429);
-                let playing = self.turn.get_or_insert_default();
-                playing.also.push_back(end);
+                playing.lines = ["fail 429".to_owned()].into();
                 return Some(Observation::RateLimited {
                     resets_at: rest.parse().ok(),
                     message: "limited".to_owned(),
@@ -242,15 +256,7 @@ impl Process {
                     error: String::new(),
                 });
             }
-            "die" => {
-                let end = ProcessEnd {
-                    exit_code: rest.parse().ok(),
-                    stderr_tail: "it was told to die".to_owned(),
-                    lease_expired: rest == "expired",
-                };
-                self.ended = Some(end.clone());
-                return Some(Observation::ProcessEnded(end));
-            }
+            "die" => return Some(self.die(rest)),
             "violate" => return Some(Observation::Violation("nonsense".to_owned())),
             "dirty" => {
                 self.dirty = true;
@@ -264,6 +270,49 @@ impl Process {
             text,
             parent_tool_use_id: String::new(),
         })
+    }
+
+    async fn say_next(&mut self) -> Observation {
+        loop {
+            let Some(playing) = self.turn.as_mut() else {
+                return std::future::pending().await;
+            };
+            if let Some(also) = playing.also.pop_front() {
+                return also;
+            }
+            if self.usage_asked {
+                self.usage_asked = false;
+                return self.spent();
+            }
+            let stuck = playing.lines.front().is_some_and(|line| line == "stuck");
+            if self.interrupted && !stuck {
+                return self.end_turn(Some(TurnError {
+                    subtype: "error_during_execution".to_owned(),
+                    terminal_reason: "aborted_streaming".to_owned(),
+                    api_status: None,
+                    message: String::new(),
+                }));
+            }
+            let Some(line) = playing.lines.front().cloned() else {
+                self.turns += 1;
+                return self.end_turn(None);
+            };
+            match line.split_once(' ') {
+                _ if line == "hang" || stuck => return std::future::pending().await,
+                Some(("wait", ms)) => {
+                    // Stays in front until it is over: a dropped call waits again.
+                    tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await;
+                    if let Some(playing) = self.turn.as_mut() {
+                        playing.lines.pop_front();
+                    }
+                    return Observation::Alive;
+                }
+                _ => playing.lines.pop_front(),
+            };
+            if let Some(observation) = self.play(&line) {
+                return observation;
+            }
+        }
     }
 }
 
@@ -312,51 +361,18 @@ impl Session for Process {
             lines,
             output: String::new(),
             cost: Microdollars::ZERO,
+            _under_way: UnderWay::new(&self.shared),
             also: [started].into(),
         });
         Ok(())
     }
 
     async fn next(&mut self) -> Observation {
-        loop {
-            let Some(playing) = self.turn.as_mut() else {
-                return std::future::pending().await;
-            };
-            if let Some(also) = playing.also.pop_front() {
-                return also;
-            }
-            if self.usage_asked {
-                self.usage_asked = false;
-                return self.spent();
-            }
-            let stuck = playing.lines.front().is_some_and(|line| line == "stuck");
-            if self.interrupted && !stuck {
-                return self.end_turn(Some(TurnError {
-                    subtype: "error_during_execution".to_owned(),
-                    terminal_reason: "aborted_streaming".to_owned(),
-                    api_status: None,
-                    message: String::new(),
-                }));
-            }
-            let Some(line) = playing.lines.front().cloned() else {
-                self.turns += 1;
-                return self.end_turn(None);
-            };
-            match line.split_once(' ') {
-                _ if line == "hang" || stuck => return std::future::pending().await,
-                Some(("wait", ms)) => {
-                    // Stays in front until it is over: a dropped call waits again.
-                    tokio::time::sleep(Duration::from_millis(ms.parse().unwrap_or(0))).await;
-                    if let Some(playing) = self.turn.as_mut() {
-                        playing.lines.pop_front();
-                    }
-                    return Observation::Alive;
-                }
-                _ => playing.lines.pop_front(),
-            };
-            if let Some(observation) = self.play(&line) {
-                return observation;
-            }
+        let shared = Arc::clone(&self.shared);
+        tokio::select! {
+            biased;
+            () = shared.lease_passed(), if self.ended.is_none() => self.die("expired"),
+            said = self.say_next() => said,
         }
     }
 

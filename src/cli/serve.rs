@@ -14,6 +14,7 @@ use super::status::StatusPort;
 use super::{files, harden, listen, logs};
 use crate::agent::claude::Claude;
 use crate::config::{Config, Listen, LogFormat, StatusListen, StoreUrl};
+use crate::id::NodeId;
 use crate::metrics::Metrics;
 use crate::money::Microdollars;
 use crate::pool::{Drained, Pool};
@@ -41,7 +42,7 @@ pub(super) struct ServeArgs {
     /// The Claude Code CLI [default: `claude` in PATH].
     #[arg(long, value_name = "PATH", env = "CLAUDEPOOL_CLAUDE_BIN")]
     claude_bin: Option<PathBuf>,
-    /// memory or sqlite:PATH [default: a file in the data folder].
+    /// memory, sqlite:PATH or postgres://… [default: a file in the data folder].
     #[arg(
         long,
         value_name = "URL",
@@ -49,6 +50,17 @@ pub(super) struct ServeArgs {
         hide_env_values = true
     )]
     store: Option<String>,
+    /// This server's name among those on one store [default: host and port].
+    #[arg(long, value_name = "NAME", env = "CLAUDEPOOL_NODE_ID")]
+    node_id: Option<String>,
+    /// What tasks may ask for with a node label; several with commas [default: none].
+    #[arg(
+        long = "node-label",
+        value_name = "LABEL",
+        env = "CLAUDEPOOL_NODE_LABELS",
+        value_delimiter = ','
+    )]
+    node_labels: Vec<String>,
     /// Working directory of tasks that name none, and the root that all must
     /// stay in unless the file names others [default: the current one].
     #[arg(long, value_name = "DIR", env = "CLAUDEPOOL_WORKING_DIR")]
@@ -98,6 +110,12 @@ impl ServeArgs {
         }
         if let Some(store) = &self.store {
             config.store = Some(StoreUrl(store.clone()));
+        }
+        if let Some(id) = &self.node_id {
+            config.pool.node_id.clone_from(id);
+        }
+        if !self.node_labels.is_empty() {
+            config.pool.node_labels = self.node_labels.iter().cloned().collect();
         }
         if let Some(dir) = &self.working_dir {
             config.pool.working_dir = dir.clone();
@@ -304,11 +322,25 @@ async fn build(config: &Config, metrics: Metrics) -> Result<Pool, String> {
         ceiling,
     );
     let agent = Claude::open(options).map_err(|error| error.to_string())?;
-    Pool::builder(agent)
+    let mut builder = Pool::builder(agent);
+    if store.cluster().is_some() {
+        builder = builder.node(place(&config.server.listen));
+    }
+    builder
         .store(store)
         .metrics(metrics)
         .options(config.pool.clone())
         .build()
         .await
         .map_err(|error| error.to_string())
+}
+
+/// Where the server is, which is the same when it is started again.
+fn place(listen: &Listen) -> NodeId {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    NodeId(match listen {
+        Listen::Tcp(address) => format!("{host}-{}", address.port()),
+        Listen::Unix(_) => host.into_owned(),
+    })
 }

@@ -90,7 +90,7 @@ impl Serialize for StoreUrl {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `memory` or `sqlite:PATH`. Unset: a file in the data folder.
+    /// `memory`, `sqlite:PATH` or `postgres://…`. Unset: a file in the data folder.
     pub store: Option<StoreUrl>,
     /// How the server is reached.
     pub server: Server,

@@ -139,6 +139,7 @@ impl Check<'_> {
         if pb::RecoveryPolicy::try_from(spec.recovery).is_err() {
             self.fail("recovery", "is no RecoveryPolicy that this server knows");
         }
+        self.length("node_label", &spec.node_label, 0, NAME_MAX);
         if spec.tags.len() > 64 {
             self.fail("tags", "must be at most 64");
         }

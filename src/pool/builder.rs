@@ -1,6 +1,5 @@
 //! Builds a pool: probe, recover, start.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
@@ -15,27 +14,23 @@ use tracing::{info, warn};
 use super::hold::Hold;
 use super::inner::Inner;
 use super::lease;
+use super::nodes::{self, Member};
 use super::outage::{self, Outage};
-use super::queue::{self, Queue};
+use super::queue::Queue;
 use super::shelf::Shelf;
 use super::workspace::Roots;
 use super::{
-    Options, Pool, admission, catalog, conversation, isolation, requirement, retention, scheduler,
-    upkeep,
+    Options, Pool, admission, catalog, conversation, isolation, recovery, requirement, retention,
+    scheduler, upkeep,
 };
 use crate::agent::Agent;
 use crate::clock::Clock;
-use crate::error::Error;
 use crate::id::{CallerId, NodeId};
 use crate::metrics::Metrics;
+use crate::store::Store;
 use crate::store::layer::Layered;
 use crate::store::memory::Memory;
-use crate::store::{Filter, Parts, Query, Store};
-use crate::task::{State, TaskEvent};
 use crate::workspace::Workspaces;
-
-/// Tasks recovered in one go.
-const BATCH: usize = 1000;
 
 /// Why a pool could not be built: one sentence with the way out.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -47,7 +42,7 @@ pub struct Builder {
     pub(super) agent: Arc<dyn Agent>,
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) options: Options,
-    pub(super) node: NodeId,
+    pub(super) node: Option<NodeId>,
     pub(super) clock: Clock,
     pub(super) seed: Option<u64>,
     pub(super) metrics: Metrics,
@@ -78,11 +73,17 @@ impl Builder {
         self
     }
 
-    /// The server's name in events and status. Default: `node-` and the
-    /// process id.
+    /// The server's name in events and status, if the options give none.
+    /// Default: `node-` and the process id.
     pub fn node(mut self, node: NodeId) -> Self {
-        self.node = node;
+        self.node = Some(node);
         self
+    }
+
+    fn name(&self) -> NodeId {
+        let given = Some(self.options.node_id.as_str()).filter(|id| !id.is_empty());
+        let given = given.map(NodeId::from).or_else(|| self.node.clone());
+        given.unwrap_or_else(|| NodeId(format!("node-{}", std::process::id())))
     }
 
     /// Another clock, for tests.
@@ -111,6 +112,7 @@ impl Builder {
         if !problems.is_empty() {
             return Err(BuildError(problems.join("; ")));
         }
+        let node = self.name();
         let roots = Roots::resolve(&self.options.working_dir, &self.options.policy.roots)
             .await
             .map_err(BuildError)?;
@@ -121,7 +123,7 @@ impl Builder {
         let store: Arc<dyn Store> = Arc::new(Layered::over(store, Arc::clone(&outage)));
         let workspaces = match &self.options.workspace_dir {
             Some(dir) => Some(
-                Workspaces::open(dir, &self.node.0, Default::default())
+                Workspaces::open(dir, &node.0, Default::default())
                     .await
                     .map_err(|error| {
                         BuildError(format!("workspace_dir {}: {error}", dir.display()))
@@ -145,6 +147,15 @@ impl Builder {
         let context = store.context().await.map_err(failed)?;
         let totals = store.totals().await.map_err(failed)?;
 
+        let member = match store.cluster() {
+            Some(cluster) => {
+                let joined = nodes::lease::join(cluster, &self.options, &node);
+                let since = joined.await.map_err(BuildError)?;
+                Some(Member::new(self.options.node_lease, since))
+            }
+            None => None,
+        };
+
         let catalog = catalog::fixed(&self.options.catalog_dirs)
             .await
             .map_err(failed)?;
@@ -154,7 +165,7 @@ impl Builder {
             outage,
             agent,
             probe,
-            node: self.node,
+            node,
             start_time: self.clock.now(),
             clock: self.clock,
             metrics: self.metrics,
@@ -183,6 +194,7 @@ impl Builder {
             budget_limited: AtomicBool::new(totals.funds.limit.is_some()),
             supervisor: watch::channel(true).0,
             paused: Default::default(),
+            member,
             hold: Hold::new(self.options.limit_wait),
             chance: std::sync::Mutex::new(match self.seed {
                 Some(seed) => StdRng::seed_from_u64(seed),
@@ -200,7 +212,7 @@ impl Builder {
             options: self.options,
         });
         isolation::recover(&inner).await;
-        recover(&inner)
+        recovery::at_start(&inner)
             .await
             .map_err(|error| BuildError(format!("the store could not be recovered: {error}")))?;
         start(&inner);
@@ -210,51 +222,6 @@ impl Builder {
 
 fn failed(error: impl std::fmt::Display) -> BuildError {
     BuildError(error.to_string())
-}
-
-/// Decides the fate of what an earlier server left running, and gives attached
-/// callers time to come back.
-async fn recover(inner: &Inner) -> Result<(), Error> {
-    let grace = inner.options.restart_grace;
-    let mut chains = Vec::new();
-    let mut queued = HashMap::new();
-    for states in [vec![State::Running, State::Cancelling], vec![State::Queued]] {
-        let mut query = Query {
-            filter: Filter {
-                states,
-                include_steps: true,
-                ..Filter::default()
-            },
-            before: None,
-            limit: BATCH,
-            parts: Parts::ROW,
-        };
-        loop {
-            let page = inner.store.list(&query).await?;
-            let Some(last) = page.last() else { break };
-            query.before = Some(last.task.id);
-            for record in page {
-                let task = record.task;
-                if task.is_chain() && task.state == State::Cancelling {
-                    chains.push(task.id);
-                }
-                if queue::is_queued(task.state, &task) {
-                    *queued.entry(task.caller.clone()).or_default() += 1;
-                }
-                let waits_for_nobody = !task.attached || task.abandon_time.is_some();
-                if task.state == State::Queued && waits_for_nobody {
-                    continue;
-                }
-                let event = || TaskEvent::Recover { grace };
-                if let Ok(Some(task)) = inner.change(task.id, event).await? {
-                    info!(task_id = %task.id, state = ?task.state, "task recovered");
-                }
-            }
-        }
-    }
-    // Those too that went back to it just now.
-    inner.queue.set(queued);
-    super::chain_steps::recover(inner, &chains).await
 }
 
 fn start(inner: &Arc<Inner>) {
@@ -275,7 +242,16 @@ fn start(inner: &Arc<Inner>) {
     inner
         .tracker
         .spawn(async move { retention::run(&shared).await });
-    if let Some(span) = inner.options.process_lease {
+    if inner.member.is_some() {
+        let shared = Arc::clone(inner);
+        inner
+            .tracker
+            .spawn(async move { nodes::lease::run(&shared).await });
+        let shared = Arc::clone(inner);
+        inner
+            .tracker
+            .spawn(async move { nodes::elsewhere::run(&shared).await });
+    } else if let Some(span) = inner.options.process_lease {
         let shared = Arc::clone(inner);
         inner
             .tracker

@@ -11,12 +11,10 @@ use super::attempt;
 use super::chain_steps;
 use super::inner::Inner;
 use super::queue;
+use super::recovery::Unfinished;
 use crate::id::TaskId;
-use crate::store::{Filter, Parts, Query, StoreError};
+use crate::store::{Parts, StoreError};
 use crate::task::{State, Task, TaskEvent};
-
-/// Tasks looked at in one go.
-const BATCH: usize = 1000;
 
 /// What is to be done once the store takes changes again.
 #[derive(Default)]
@@ -41,21 +39,13 @@ pub(super) async fn read_again(inner: &Inner) -> Result<Left, StoreError> {
         .store(totals.funds.limit.is_some(), Ordering::SeqCst);
     let mut left = Left::default();
     let mut queued = HashMap::new();
-    let mut before = None;
+    let states = vec![State::Queued, State::Running, State::Cancelling];
+    let mut unfinished = Unfinished::of(states);
     loop {
-        let query = Query {
-            filter: Filter {
-                states: vec![State::Queued, State::Running, State::Cancelling],
-                include_steps: true,
-                ..Filter::default()
-            },
-            before,
-            limit: BATCH,
-            parts: Parts::ROW,
-        };
-        let page = inner.store.list(&query).await?;
-        let Some(last) = page.last() else { break };
-        before = Some(last.task.id);
+        let page = unfinished.next(inner).await?;
+        if page.is_empty() {
+            break;
+        }
         for record in page {
             if queue::is_queued(record.task.state, &record.task) {
                 *queued.entry(record.task.caller.clone()).or_default() += 1;
@@ -114,14 +104,18 @@ async fn count(inner: &Inner) -> Result<(), StoreError> {
 
 /// Tells every reader how its task or group stands.
 async fn tell(inner: &Inner) -> Result<(), StoreError> {
-    let (tasks, groups) = inner.hub.read_now();
-    for id in tasks {
+    for id in inner.hub.read_now().0 {
         match inner.store.record(id, Parts::RESULT).await? {
             Some(record) => inner.hub.stands(Arc::new(record)),
             None => inner.hub.deleted(id),
         }
     }
-    for group in groups {
+    tell_groups(inner).await
+}
+
+/// Tells who waits for groups which members have ended.
+pub(super) async fn tell_groups(inner: &Inner) -> Result<(), StoreError> {
+    for group in inner.hub.read_now().1 {
         let members = inner.store.group(group, Parts::ROW).await?.into_iter();
         let ended = members.filter(|member| member.task.state.is_end());
         let ended = ended.map(|member| (member.task.place, member.task.id));

@@ -156,7 +156,8 @@ pub(super) fn advance(
                 .steps
                 .get(step_index)
                 .ok_or(Error::Internal("no such step".into()))?;
-            match step_task(inner, chain, spec, step_index, step, prompt) {
+            let last = ended.last().map(|record| &record.task);
+            match step_task(inner, chain, spec, last, (step_index, step, prompt)) {
                 Ok(task) => {
                     changes.push(task);
                     None
@@ -191,14 +192,18 @@ pub(super) fn advance(
     Ok(changes)
 }
 
+/// The label that a node must carry to run a task, if it asks for one.
+pub(super) fn node_label(spec: &pb::TaskSpec) -> Option<String> {
+    Some(spec.node_label.clone()).filter(|label| !label.is_empty())
+}
+
 /// The task of a step that is to run.
 fn step_task(
     inner: &Inner,
     chain: &Task,
     spec: &Spec,
-    index: usize,
-    step: &pb::ChainStep,
-    prompt: String,
+    last: Option<&Task>,
+    (index, step, prompt): (usize, &pb::ChainStep, String),
 ) -> Result<Change, Error> {
     let received = step_spec(&spec.received, step, prompt);
     let admitted = admission::admit(&received, "", &inner.options)?;
@@ -213,6 +218,12 @@ fn step_task(
     task.recovery = admitted.recovery;
     task.saves_session = admitted.saves_session;
     task.queue_deadline = admitted.queue_timeout.map(|wait| now.after(wait));
+    task.node_label = node_label(&received);
+    if received.isolation() == pb::Isolation::Worktree {
+        // What the step before has made is in a repository of its node.
+        let lease = last.and_then(|last| last.lease.as_ref());
+        task.home = lease.map(|lease| lease.node.clone());
+    }
     let spec = Spec {
         received,
         effective: admitted.effective,

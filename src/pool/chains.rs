@@ -175,6 +175,7 @@ impl Pool {
                 isolation: received.isolation,
                 tags: received.tags,
                 recovery: received.recovery,
+                node_label: received.node_label,
             },
             request,
             fingerprint: fingerprint::of_retry(record.task.id),
@@ -250,6 +251,7 @@ async fn one(
         conversation: None,
         tags: options.tags.clone(),
         recovery: options.recovery,
+        node_label: options.node_label.clone(),
     };
     let mut budget = Microdollars::ZERO;
     let mut effective = None;

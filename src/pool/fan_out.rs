@@ -39,7 +39,7 @@ impl FanOut {
         watcher: Watcher,
     ) -> Result<Self, Error> {
         // Before the look at what has ended, so that nothing falls between.
-        let ends = inner.hub.subscribe_group(group);
+        let ends = inner.hub.subscribe_group(group, &tasks);
         let mut ended: Vec<_> = inner
             .store
             .group(group, Parts::ROW)

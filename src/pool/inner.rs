@@ -14,6 +14,7 @@ use tracing::info;
 
 use super::chain_steps;
 use super::hold::Hold;
+use super::nodes::Member;
 use super::options::Options;
 use super::outage::{Doubt, Outage};
 use super::process::Held;
@@ -96,6 +97,8 @@ pub(super) struct Inner {
     pub supervisor: watch::Sender<bool>,
     /// Why an operator paused admission, if one did.
     pub paused: Mutex<Option<String>>,
+    /// What this node knows of itself and others, where there may be others.
+    pub member: Option<Member>,
     /// What a provider's limit holds back.
     pub hold: Hold,
     /// What chance is drawn from.
@@ -324,6 +327,28 @@ impl Inner {
     pub fn pause_reason(&self) -> Option<String> {
         let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         paused.clone()
+    }
+
+    /// The hold was changed here: others have to know.
+    pub fn hold_changed(&self) {
+        if let Some(member) = &self.member {
+            member.share.notify_one();
+        }
+    }
+
+    /// Notes that an operator paused admission, or resumed it; whether that is
+    /// new.
+    pub fn set_pause(&self, reason: Option<String>) -> bool {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *paused != reason;
+        *paused = reason;
+        changed
+    }
+
+    /// The tasks that callers here are attached to.
+    pub fn tasks_attached(&self) -> Vec<TaskId> {
+        let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        attached.keys().copied().collect()
     }
 
     /// Ends a process that is not needed any more, off everybody's path.

@@ -23,6 +23,7 @@ mod inner;
 mod isolation;
 mod lease;
 mod log;
+mod nodes;
 mod operate;
 mod options;
 mod outage;
@@ -31,6 +32,7 @@ mod own;
 mod page;
 mod process;
 mod queue;
+mod recovery;
 mod requirement;
 mod retention;
 mod scheduler;
@@ -51,6 +53,7 @@ pub use builder::{BuildError, Builder};
 pub use chain_watch::ChainWatch;
 pub use drain::Drained;
 pub use fan_out::FanOut;
+pub use nodes::Answerer;
 pub use operate::{Scale, Scaled};
 pub use options::{DefaultSettings, Mode, Options, Policy, Retention};
 pub use own::Page;
@@ -59,7 +62,7 @@ pub use status::StatusWatch;
 use crate::agent::Agent;
 use crate::clock::Clock;
 use crate::error::{Error, Missing};
-use crate::id::{CallerId, GroupId, NodeId, RequestId, TaskId};
+use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::metrics::Metrics;
 use crate::pb;
 use crate::store::{Context, ContextValue, LogEntry, Parts};
@@ -70,6 +73,8 @@ use inner::Inner;
 use submit::{Made, Wish};
 use watcher::Watcher;
 
+/// Longest wait for the store when the node leaves.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// Bytes of a piece of output.
 const OUTPUT_PIECE: usize = 256 * 1024;
 
@@ -168,7 +173,7 @@ impl Pool {
             agent: Arc::new(agent),
             store: None,
             options: Options::default(),
-            node: NodeId(format!("node-{}", std::process::id())),
+            node: None,
             clock: Clock::system(),
             seed: None,
             metrics: Metrics::new(),
@@ -182,6 +187,11 @@ impl Pool {
             sees_all: false,
             trace,
         }
+    }
+
+    /// Whose view of it this is.
+    pub fn caller(&self) -> &CallerId {
+        &self.caller
     }
 
     /// The options in force.
@@ -504,6 +514,12 @@ impl Pool {
         self.inner.stop.cancel();
         self.inner.tracker.close();
         self.inner.tracker.wait().await;
+        if let Some((cluster, _)) = self.inner.cluster() {
+            let left = tokio::time::timeout(LEAVE_MAX, cluster.leave()).await;
+            if !matches!(left, Ok(Ok(()))) {
+                tracing::warn!("this node could not leave: its lease has to pass");
+            }
+        }
         let closed = tokio::time::timeout(outage::ANSWER_MAX, self.inner.store.close());
         if closed.await.is_err() {
             tracing::error!("the store did not close");

@@ -1,12 +1,12 @@
 //! What operators do: scale, restart, supervise, pause, budget.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use super::Pool;
+use super::nodes::control;
 use crate::budget::Funds;
 use crate::error::{Error, Missing};
 use crate::id::{RequestId, SlotId, TaskId};
@@ -102,7 +102,8 @@ impl Pool {
         }
     }
 
-    async fn was_scaled(&self, id: RequestId, scale: Scale) -> Result<bool, Error> {
+    /// Whether the same request has scaled before.
+    pub async fn was_scaled(&self, id: RequestId, scale: Scale) -> Result<bool, Error> {
         let inner = &self.inner;
         let made = inner.store.request(&self.caller, id, inner.now()).await?;
         match made {
@@ -112,7 +113,8 @@ impl Pool {
         }
     }
 
-    async fn remember_scale(&self, id: RequestId, scale: Scale) -> Result<(), Error> {
+    /// Notes that a request scales, so that its repeat does not.
+    pub async fn remember_scale(&self, id: RequestId, scale: Scale) -> Result<(), Error> {
         let request = Request {
             caller: self.caller.clone(),
             id,
@@ -147,21 +149,23 @@ impl Pool {
 
     /// Refuses new work and claims none, until [`Pool::resume`]. Running work
     /// goes on.
-    pub fn pause(&self, reason: &str) {
-        self.set_paused(Some(reason.to_owned()));
+    pub async fn pause(&self, reason: &str) -> Result<(), Error> {
+        self.set_paused(Some(reason.to_owned())).await
     }
 
     /// Ends a pause.
-    pub fn resume(&self) {
-        self.set_paused(None);
+    pub async fn resume(&self) -> Result<(), Error> {
+        self.set_paused(None).await?;
         self.inner.may_wait.store(true, Ordering::SeqCst);
         self.inner.wake.notify_one();
+        Ok(())
     }
 
-    fn set_paused(&self, reason: Option<String>) {
-        let paused = &self.inner.paused;
-        *paused.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    async fn set_paused(&self, reason: Option<String>) -> Result<(), Error> {
+        control::pause(&self.inner, reason.clone()).await?;
+        self.inner.set_pause(reason);
         self.inner.status_changed();
+        Ok(())
     }
 
     /// Sets the most that may be spent in all; `None`: no limit. Below what is

@@ -1,5 +1,6 @@
 //! What a pool is built with.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -92,6 +93,22 @@ pub struct Options {
     /// store on this machine has one server at a time.
     #[serde(with = "humantime_serde")]
     pub process_lease: Option<Duration>,
+    /// This server's name among those on one store, in events and status. It
+    /// should stay the same when the server is started again: sessions and
+    /// workspaces are found by it. At most 128 letters, digits, ".", "_" and
+    /// "-". Default: on a shared store the host's name and the port, else
+    /// `node-` and the process id.
+    pub node_id: String,
+    /// Of many servers on one store: how long one that is not heard of keeps its
+    /// tasks. Its own processes end a fifth earlier, and then the others take its
+    /// work up. Shorter finds a dead server sooner, and asks more of the
+    /// database. Range: 1 s to 5 min. Default 15 s. Without effect on a store of
+    /// one server.
+    #[serde(with = "humantime_serde")]
+    pub node_lease: Duration,
+    /// What tasks may ask for with node_label, for instance "gpu". At most 64 of
+    /// 1 to 128 bytes. Default: none.
+    pub node_labels: BTreeSet<String>,
     /// Whether the sessions of all tasks are saved. Default false: only those
     /// of tasks that continue or resume a conversation, or whose recovery is
     /// RESUME; saving was seen to cost a sixth of the throughput of tiny tasks.
@@ -278,6 +295,9 @@ impl Default for Options {
             max_restarts: 10,
             process_idle_max: Duration::from_secs(30 * 60),
             process_lease: None,
+            node_id: String::new(),
+            node_lease: Duration::from_secs(15),
+            node_labels: BTreeSet::new(),
             save_sessions: false,
             share_processes: false,
             session_retention: Duration::from_secs(24 * 3600),
@@ -359,6 +379,23 @@ impl Options {
                 (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&lease)
             }),
             "process_lease must be 1s to 1h",
+        );
+        check(
+            (Duration::from_secs(1)..=Duration::from_secs(300)).contains(&self.node_lease),
+            "node_lease must be 1s to 5m",
+        );
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        check(
+            self.node_id.len() <= 128 && self.node_id.chars().all(good),
+            "node_id must be at most 128 letters, digits, \".\", \"_\" or \"-\"",
+        );
+        check(
+            self.node_labels.len() <= 64
+                && self
+                    .node_labels
+                    .iter()
+                    .all(|l| (1..=128).contains(&l.len())),
+            "node_labels must be at most 64 of 1 to 128 bytes",
         );
         check(
             self.run_timeout >= Duration::from_secs(1),

@@ -245,6 +245,7 @@ impl Held {
 
     /// Starts a process ahead of need, for the pool's own settings.
     pub async fn launch_ahead(inner: &Inner) -> Result<Self, AgentError> {
+        inner.until_may_begin().await;
         let placement = inner.default_placement();
         let ahead = (!inner.probe.spares).then_some(&placement);
         Self::launch(inner, &inner.default_profile, ahead, None).await

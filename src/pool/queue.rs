@@ -72,6 +72,13 @@ impl Queue {
         };
     }
 
+    /// Counts anew what all nodes have put into the queue.
+    pub fn set_of_all(&self, queued: HashMap<CallerId, u64>) {
+        let count = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        let queued = queued.into_iter().map(|(caller, n)| (caller, count(n)));
+        self.set(queued.collect());
+    }
+
     /// A caller's tasks came or went.
     pub fn change(&self, caller: &CallerId, change: i64) {
         if change != 0 {

@@ -10,6 +10,7 @@ use tracing::{error, warn};
 use super::attempt;
 use super::hold::Gate;
 use super::inner::Inner;
+use super::nodes::control;
 use super::slot::Slot;
 use crate::clock::Timestamp;
 use crate::pb::FailureReason;
@@ -50,6 +51,16 @@ pub(super) async fn run(inner: &Inner) {
         if !inner.may_wait.load(Ordering::SeqCst) && !in_time {
             continue;
         }
+        if !inner.may_begin() {
+            // The return of the lease wakes us.
+            next = None;
+            continue;
+        }
+        if most == 1 && !goes_ahead(inner).await {
+            // Whoever goes ahead tells how it went.
+            next = Some(inner.now().after(STORE_BACKOFF));
+            continue;
+        }
         let slots = inner.slots.take_idle(most);
         if slots.is_empty() {
             // A slot that becomes idle wakes us.
@@ -66,9 +77,31 @@ pub(super) async fn run(inner: &Inner) {
     }
 }
 
+/// Whether it is this node that sends one attempt ahead.
+async fn goes_ahead(inner: &Inner) -> bool {
+    control::may_probe(inner).await.unwrap_or_else(|error| {
+        warn!(%error, "nobody goes ahead to see whether the limit has lifted");
+        false
+    })
+}
+
 /// Claims for idle slots and assigns; gives the earliest time to look again.
 async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Timestamp> {
     let now = inner.now();
+    let under_way = inner.outage.under_way();
+    // What others have paused, held or said to all holds from here on.
+    if let Err(error) = control::read(inner).await {
+        warn!(%error, "what holds for all servers is not known");
+    }
+    let open = probe || inner.hold.gate(now) == Gate::Open;
+    if !open || inner.pause_reason().is_some() {
+        for slot in slots {
+            slot.release(inner);
+        }
+        inner.may_wait.store(true, Ordering::SeqCst);
+        // Whatever changed that has woken us again.
+        return None;
+    }
     let request = ClaimRequest {
         slots: slots.iter().map(|slot| slot.id.clone()).collect(),
         keeps: slots
@@ -76,11 +109,11 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
             .filter_map(|slot| Some((slot.id.clone(), slot.keeps()?)))
             .collect(),
         node: inner.node.clone(),
-        lease_until: None,
+        labels: inner.options.node_labels.clone(),
+        lease: None,
         context_revision: inner.context().revision,
         now,
     };
-    let under_way = inner.outage.under_way();
     let claimed = match inner.store.claim(request).await {
         Ok(claimed) => claimed,
         Err(error) => {
@@ -97,9 +130,13 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
     if full || claimed.waits_for_budget || claimed.waits_for_conversation {
         inner.may_wait.store(true, Ordering::SeqCst);
     }
+    if probe && claimed.tasks.is_empty() && inner.hold.forget_probe() {
+        inner.hold_changed();
+    }
     for task in &claimed.tasks {
         if probe {
             inner.hold.probes(task.task.id);
+            inner.hold_changed();
         }
         let row = task.task.clone();
         inner.tell(Some(State::Queued), row, None, &task.committed);
@@ -136,6 +173,12 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
 
 /// Gives a claimed task to the slot that was taken for it.
 pub(super) async fn assign(inner: &Inner, slot: &Slot, claimed: ClaimedTask) {
+    if !inner.may_begin() {
+        // The lease has passed since: it may be another's any moment.
+        attempt::hand_back(inner, &claimed.task).await;
+        slot.release(inner);
+        return;
+    }
     if let Err(claimed) = slot.assign(claimed) {
         // The slot is going: only while the pool stops.
         attempt::hand_back(inner, &claimed.task).await;

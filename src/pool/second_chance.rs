@@ -86,6 +86,7 @@ fn again(
 /// The provider limits: from its first word on nobody else starts.
 pub(super) fn limited(inner: &Inner, task: &Task, lifts: Option<Timestamp>, message: &str) {
     inner.hold.limited(task.id, lifts, message, inner.now());
+    inner.hold_changed();
     info!(task_id = %task.id, "the provider limits; the pool holds");
     inner.status_changed();
     // So that the scheduler sets its alarm.
@@ -94,6 +95,7 @@ pub(super) fn limited(inner: &Inner, task: &Task, lifts: Option<Timestamp>, mess
 
 fn lifted(inner: &Inner) {
     if inner.hold.lifted() {
+        inner.hold_changed();
         info!("the provider answers; the pool goes on");
         inner.status_changed();
         inner.may_wait.store(true, Ordering::SeqCst);
@@ -103,6 +105,7 @@ fn lifted(inner: &Inner) {
 
 fn let_another_probe(inner: &Inner, task: &Task) {
     if inner.hold.ended(task.id) {
+        inner.hold_changed();
         inner.may_wait.store(true, Ordering::SeqCst);
         inner.wake.notify_one();
     }

@@ -136,6 +136,15 @@ impl Slots {
             .collect()
     }
 
+    /// The tasks that run; `None`: somebody is finding more.
+    pub fn tasks(&self) -> Option<Vec<TaskId>> {
+        let slots = self.lock();
+        let infos = slots.values().map(|slot| slot.lock());
+        let tasks = infos.map(|info| (!info.taken).then_some(info.task));
+        let tasks: Option<Vec<_>> = tasks.collect();
+        Some(tasks?.into_iter().flatten().collect())
+    }
+
     /// Tells the slot that runs a task to end its attempt.
     pub fn cancel(&self, task: &Task) {
         if let Some(slot) = self

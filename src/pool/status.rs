@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Pool;
 use super::inner::Inner;
+use super::nodes::{self, report};
 use super::watcher::Watcher;
 use crate::error::{Error, Missing};
 use crate::id::SlotId;
@@ -22,6 +23,11 @@ impl Pool {
         status(&self.inner).await
     }
 
+    /// One server's part of it.
+    pub async fn status_of(&self, node: &str) -> Result<pb::PoolStatus, Error> {
+        status_of_node(&self.inner, node).await
+    }
+
     /// What metrics are read off, now.
     pub async fn observe(&self) -> Observed {
         observe(&self.inner).await
@@ -29,8 +35,17 @@ impl Pool {
 
     /// Watches the pool's status, at most one snapshot per `interval`.
     pub async fn watch_status(&self, interval: Duration) -> Result<StatusWatch, Error> {
+        self.watch_status_of(None, interval).await
+    }
+
+    /// Watches one server's part of it; `None`: all.
+    pub async fn watch_status_of(
+        &self,
+        node: Option<String>,
+        interval: Duration,
+    ) -> Result<StatusWatch, Error> {
         let watcher = Watcher::admit(&self.inner)?;
-        Ok(StatusWatch::new(&self.inner, interval, watcher))
+        Ok(StatusWatch::new(&self.inner, interval, node, watcher))
     }
 
     /// The slots, by number.
@@ -51,6 +66,19 @@ const TOTALS_MAX: Duration = Duration::from_secs(2);
 
 /// The status now.
 pub(super) async fn status(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> {
+    Ok(report::of_all(inner, here(inner).await?))
+}
+
+/// The status of one node now.
+pub(super) async fn status_of_node(
+    inner: &Arc<Inner>,
+    node: &str,
+) -> Result<pb::PoolStatus, Error> {
+    let status = report::of_one(inner, here(inner).await?, node);
+    status.ok_or_else(nodes::no_such)
+}
+
+async fn here(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> {
     let totals = inner.store.totals().await?;
     Ok(status_of(inner, &totals).await)
 }
@@ -69,7 +97,7 @@ pub(super) async fn observe(inner: &Arc<Inner>) -> Observed {
     }
 }
 
-async fn status_of(inner: &Arc<Inner>, totals: &Totals) -> pb::PoolStatus {
+pub(super) async fn status_of(inner: &Arc<Inner>, totals: &Totals) -> pb::PoolStatus {
     let slots = slots(inner).await;
     let count = |wanted: &[SlotState]| {
         let found = slots.iter().filter(|slot| wanted.contains(&slot.state()));
@@ -85,6 +113,10 @@ async fn status_of(inner: &Arc<Inner>, totals: &Totals) -> pb::PoolStatus {
         slots_busy: count(&[SlotState::Busy]),
         slots_errored: count(&[SlotState::Errored]),
         slots_retiring: count(&[SlotState::Retiring]),
+        slots_min: i32::try_from(inner.options.min_slots).unwrap_or(i32::MAX),
+        slots_max: i32::try_from(inner.options.max_slots).unwrap_or(i32::MAX),
+        nodes: Vec::new(),
+        node_labels: inner.options.node_labels.iter().cloned().collect(),
         tasks: totals
             .tasks
             .iter()
@@ -123,6 +155,9 @@ pub(super) async fn slots(inner: &Arc<Inner>) -> Vec<pb::Slot> {
 pub struct StatusWatch {
     inner: Arc<Inner>,
     changes: watch::Receiver<u64>,
+    /// What others told of themselves; `None`: there are no others.
+    reports: Option<watch::Receiver<u64>>,
+    node: Option<String>,
     interval: Duration,
     /// Not before this moment.
     next: Instant,
@@ -132,10 +167,17 @@ pub struct StatusWatch {
 }
 
 impl StatusWatch {
-    pub(super) fn new(inner: &Arc<Inner>, interval: Duration, watcher: Watcher) -> Self {
+    pub(super) fn new(
+        inner: &Arc<Inner>,
+        interval: Duration,
+        node: Option<String>,
+        watcher: Watcher,
+    ) -> Self {
         Self {
             inner: Arc::clone(inner),
             changes: inner.status.subscribe(),
+            reports: inner.member.as_ref().map(nodes::Member::reports),
+            node,
             interval,
             next: Instant::now(),
             changed: true,
@@ -147,15 +189,42 @@ impl StatusWatch {
     /// again.
     pub async fn next(&mut self) -> Result<pb::PoolStatus, Error> {
         tokio::time::sleep_until(self.next).await;
-        if !self.changed && self.changes.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        if !self.changed {
+            self.news().await;
         }
         self.changed = true;
         self.changes.mark_unchanged();
-        let status = status(&self.inner).await?;
+        if let Some(reports) = &mut self.reports {
+            reports.mark_unchanged();
+        }
+        let status = match &self.node {
+            None => status(&self.inner).await?,
+            Some(node) => status_of_node(&self.inner, node).await?,
+        };
         self.next = Instant::now() + self.interval;
         self.changed = false;
         Ok(status)
+    }
+}
+
+impl StatusWatch {
+    /// Waits until something changed, here or elsewhere.
+    async fn news(&mut self) {
+        let elsewhere = async {
+            match &mut self.reports {
+                Some(reports) => reports.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let changed = tokio::select! {
+            biased;
+            changed = self.changes.changed() => changed,
+            changed = elsewhere => changed,
+        };
+        if changed.is_err() {
+            // The pool is gone.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

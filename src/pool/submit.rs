@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use tracing::warn;
 
 use super::admission::{self, Admitted};
+use super::chain_steps;
 use super::conversation;
 use super::fingerprint;
 use super::hold::Gate;
@@ -221,6 +222,7 @@ fn first_change(
     task.saves_session = admitted.saves_session;
     task.conversation = admitted.conversation;
     task.trace.clone_from(&wish.trace);
+    task.node_label = chain_steps::node_label(&spec);
     let spec = Arc::new(Spec {
         received: spec,
         effective: admitted.effective,
@@ -246,7 +248,11 @@ async fn commit(
         && !inner.budget_limited()
         && !inner.may_wait.load(Ordering::SeqCst)
         && !inner.looks.load(Ordering::SeqCst)
-        && !inner.draining.is_cancelled();
+        && !inner.draining.is_cancelled()
+        // Of many nodes another may have older ones waiting, and the lease is
+        // asked after at a claim.
+        && inner.member.is_none()
+        && changes.iter().all(|change| change.suits(&inner.options.node_labels));
     let slot = if direct {
         inner.slots.take_idle(1).pop()
     } else {

@@ -306,7 +306,7 @@ async fn a_paused_pool_refuses_and_claims_nothing_until_it_is_resumed() {
         .expect("made");
     rig.said(running).await;
     let queued = rig.pool.submit("say z").await.expect("made");
-    rig.pool.pause("maintenance");
+    rig.pool.pause("maintenance").await.expect("set");
     assert!(matches!(rig.pool.submit("say a").await, Err(Error::Paused)));
     assert_eq!(rig.end(running).await.task.state, State::Succeeded);
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -314,7 +314,7 @@ async fn a_paused_pool_refuses_and_claims_nothing_until_it_is_resumed() {
         rig.pool.task(queued).await.expect("there").task.state,
         State::Queued
     );
-    rig.pool.resume();
+    rig.pool.resume().await.expect("set");
     assert_eq!(rig.end(queued).await.task.state, State::Succeeded);
 }
 
@@ -456,6 +456,7 @@ mod chains;
 mod limits;
 mod log;
 mod money;
+mod nodes;
 mod outage;
 mod retention;
 mod slots;

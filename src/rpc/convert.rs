@@ -530,20 +530,6 @@ pub fn fan_out_item(index: u32, record: Record) -> pb::FanOutItem {
     }
 }
 
-/// The slots of a node; empty: all.
-pub fn slots_of_node(mut slots: Vec<pb::Slot>, node: &str) -> Vec<pb::Slot> {
-    if !node.is_empty() {
-        slots.retain(|slot| slot.node_id == node);
-    }
-    slots
-}
-
-/// The status with the slots of a node; empty: all.
-pub fn status_of_node(mut status: pb::PoolStatus, node: &str) -> pb::PoolStatus {
-    status.slots = slots_of_node(status.slots, node);
-    status
-}
-
 /// What a drain did.
 pub fn drained(drained: Drained) -> pb::DrainResponse {
     pb::DrainResponse {

@@ -11,6 +11,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::auth::Caller;
+use super::directed::{self, Server};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::pb::Scope;
@@ -45,6 +46,7 @@ struct Shared {
     drained: CancellationToken,
     hurry: CancellationToken,
     metrics: Metrics,
+    server: Arc<Server>,
 }
 
 /// Why a server wants no traffic.
@@ -79,7 +81,7 @@ struct Wants {
 }
 
 impl Handle {
-    pub(super) fn new(health: HealthReporter, metrics: Metrics) -> Self {
+    pub(super) fn new(health: HealthReporter, metrics: Metrics, server: Arc<Server>) -> Self {
         Self(Arc::new(Shared {
             pool: SetOnce::new(),
             health,
@@ -87,12 +89,14 @@ impl Handle {
             drained: CancellationToken::new(),
             hurry: CancellationToken::new(),
             metrics,
+            server,
         }))
     }
 
     /// Hands in the pool: from now on calls are answered and health is SERVING.
     /// Once only; a second pool is ignored.
     pub async fn open(&self, pool: Pool) {
+        pool.answer_with(directed::answerer(pool.clone(), Arc::clone(&self.0.server)));
         if self.0.pool.set(pool).is_ok() {
             self.set_serving(true).await;
         }

@@ -19,6 +19,7 @@ mod convert;
 mod cut;
 mod cutoff;
 mod deadline;
+mod directed;
 mod flow;
 mod fresh;
 mod handle;
@@ -30,6 +31,7 @@ mod operator;
 mod panics;
 mod pool;
 mod security;
+mod spread;
 mod status;
 mod streams;
 #[cfg(test)]
@@ -116,8 +118,10 @@ impl Server {
     /// A server that has no pool yet.
     pub fn new(options: Options) -> Self {
         let (reporter, health) = tonic_health::server::health_reporter();
-        let handle = Handle::new(reporter, options.metrics.clone());
-        let config = options.config_toml.as_deref().map(Arc::from);
+        let server = Arc::new(directed::Server {
+            config_toml: options.config_toml.as_deref().map(Arc::from),
+        });
+        let handle = Handle::new(reporter, options.metrics.clone(), Arc::clone(&server));
         let bytes = options.limits.request_bytes_max;
         macro_rules! service {
             ($server:ident, $service:expr) => {
@@ -134,7 +138,7 @@ impl Server {
             ))
             .add_service(service!(
                 OperatorServiceServer,
-                operator::Service::new(handle.clone(), config)
+                operator::Service::new(handle.clone(), server)
             ))
             .add_service(service!(
                 CatalogServiceServer,

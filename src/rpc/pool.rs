@@ -279,7 +279,10 @@ impl PoolService for Service {
     ) -> Answer<pb::GetStatusResponse> {
         let pool = self.handle.pool_for(&request)?;
         let node = request.into_inner().node_id;
-        let status = convert::status_of_node(pool.status().await?, &node);
+        let status = match node.is_empty() {
+            true => pool.status().await?,
+            false => pool.status_of(&node).await?,
+        };
         Ok(Response::new(pb::GetStatusResponse {
             status: Some(status),
         }))
@@ -291,8 +294,9 @@ impl PoolService for Service {
     ) -> Answer<Self::WatchStatusStream> {
         let pool = self.handle.pool_for(&request)?;
         let (node, interval, silence) = convert::watch_status(request.into_inner())?;
-        let watch = pool.watch_status(interval).await?;
-        let source = Statuses { watch, node };
+        let node = Some(node).filter(|node| !node.is_empty());
+        let watch = pool.watch_status_of(node, interval).await?;
+        let source = Statuses { watch };
         Ok(streams::stream(source, silence, &self.handle))
     }
 }

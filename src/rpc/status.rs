@@ -67,6 +67,7 @@ fn code(error: &Error) -> Code {
         Error::Draining
         | Error::ConnectionAge
         | Error::Paused
+        | Error::NodeSilent(_)
         | Error::Starting
         | Error::Store(_) => Code::Unavailable,
         Error::Deadline => Code::DeadlineExceeded,

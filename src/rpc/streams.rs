@@ -240,8 +240,6 @@ impl Source for Output {
 pub struct Statuses {
     /// Where it comes from.
     pub watch: StatusWatch,
-    /// Only this node's slots; empty: all.
-    pub node: String,
 }
 
 impl Source for Statuses {
@@ -249,7 +247,7 @@ impl Source for Statuses {
     const WAITS: bool = false;
 
     async fn next(&mut self) -> Result<Option<Self::Message>, Error> {
-        let status = super::convert::status_of_node(self.watch.next().await?, &self.node);
+        let status = self.watch.next().await?;
         Ok(Some(pb::WatchStatusResponse {
             item: Some(pb::watch_status_response::Item::Status(status)),
         }))

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{ClaimRequest, Claimed, StoreError};
 use crate::budget::Funds;
+use crate::clock::Timestamp;
 use crate::id::{CallerId, ConversationId, SlotId};
 use crate::money::Microdollars;
 use crate::task::apply::Claim;
@@ -17,6 +18,8 @@ const LOOK_PAST_MAX: usize = 64;
 pub(super) struct Choice<'a> {
     request: &'a ClaimRequest,
     funds: Funds,
+    /// Until when the claims hold.
+    lease_until: Option<Timestamp>,
     /// What was taken, by the place of its slot.
     taken: Vec<(usize, Change)>,
     free: BTreeSet<usize>,
@@ -25,10 +28,12 @@ pub(super) struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    pub(super) fn new(request: &'a ClaimRequest, funds: Funds) -> Self {
+    /// Leases run from this moment.
+    pub(super) fn new(request: &'a ClaimRequest, funds: Funds, from: Timestamp) -> Self {
         Self {
             request,
             funds,
+            lease_until: request.lease.map(|lease| from.after(lease)),
             taken: Vec::new(),
             free: (0..request.slots.len()).collect(),
             passed: Vec::new(),
@@ -39,6 +44,12 @@ impl<'a> Choice<'a> {
     /// Whether it makes sense to offer another one.
     pub(super) fn wants_more(&self) -> bool {
         !self.free.is_empty() && self.passed.len() < LOOK_PAST_MAX
+    }
+
+    /// How many more it could take.
+    #[cfg(feature = "postgres")]
+    pub(super) fn free(&self) -> usize {
+        self.free.len()
     }
 
     /// The slot for a task: the one that keeps its conversation, else the first
@@ -57,6 +68,12 @@ impl<'a> Choice<'a> {
         let kept = self.free.iter().copied().find(|place| ours(place));
         let bare = || self.free.iter().copied().find(|p| keeps(p).is_none());
         kept.or_else(bare).or_else(|| free.next())
+    }
+
+    /// Whether the node carries the label that the task asks for, if any.
+    pub(super) fn suits(&self, task: &Task) -> bool {
+        let label = task.node_label.as_ref();
+        label.is_none_or(|label| self.request.labels.contains(label))
     }
 
     /// Passes a task by whose conversation is another task's now.
@@ -84,7 +101,7 @@ impl<'a> Choice<'a> {
         let claim = Claim {
             slot: slot.clone(),
             node: self.request.node.clone(),
-            lease_until: self.request.lease_until,
+            lease_until: self.lease_until,
             context_revision: self.request.context_revision,
         };
         match apply(&task, TaskEvent::Claim(claim), self.request.now) {

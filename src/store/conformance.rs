@@ -9,6 +9,7 @@
 
 mod catalog;
 mod claim;
+mod cluster;
 mod commit;
 mod conversation;
 pub mod fixture;
@@ -22,6 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Store;
+pub use cluster::Handles;
 
 /// A case: panics with what is wrong.
 type Case = fn(Arc<dyn Store>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -153,5 +155,76 @@ macro_rules! store_conformance_tests {
 macro_rules! store_conformance {
     ($name:ident, $make:expr) => {
         $crate::for_each_store_case!($crate::store_conformance_tests { $name, $make });
+    };
+}
+
+/// A case for stores that many nodes share.
+type ClusterCase = fn(Handles) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The list of those.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! for_each_cluster_case {
+    ($then:path { $($given:tt)* }) => {
+        $then! { { $($given)* }
+            a_name_belongs_to_one_living_node
+            a_node_whose_lease_has_passed_can_do_nothing
+            a_renewed_lease_holds
+            what_a_node_ran_is_orphaned_when_it_is_gone
+            nodes_are_listed_with_what_they_tell
+            a_task_that_asks_for_a_label_goes_to_a_node_that_has_it
+            an_attempt_that_goes_on_waits_for_the_node_of_its_session
+            a_conversation_goes_on_where_its_session_is
+            the_control_is_changed_at_its_revision_only
+            the_control_tells_of_context_and_budget
+            a_question_is_given_once_and_its_answer_too
+            others_are_told_of_what_is_committed
+            queued_tasks_are_counted_by_caller
+        }
+    };
+}
+
+macro_rules! cluster_cases {
+    ({ $($names:tt)* } $($case:ident)*) => {
+        /// Every such case by name.
+        pub const CLUSTER_CASES: &[(&str, ClusterCase)] = &[
+            $((stringify!($case), |nodes| Box::pin(cluster::$case(nodes)))),*
+        ];
+    };
+}
+for_each_cluster_case!(cluster_cases {});
+
+/// Runs one such case over three handles of a store that holds nothing yet.
+pub async fn run_cluster(name: &str, nodes: Handles) {
+    let case = CLUSTER_CASES.iter().find(|(known, _)| *known == name);
+    let (_, case) = case.expect("a case of the list");
+    case(nodes).await;
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! cluster_conformance_tests {
+    ({ $name:ident, $make:expr } $($case:ident)*) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let (nodes, _kept) = $make.await;
+                    $crate::store::conformance::run_cluster(stringify!($case), nodes).await;
+                }
+            )*
+        }
+    };
+}
+
+/// Makes a module `$name` with a test per case; `$make` is a future that gives
+/// three handles of one empty store and something to keep as long as they are
+/// used.
+#[macro_export]
+macro_rules! cluster_conformance {
+    ($name:ident, $make:expr) => {
+        $crate::for_each_cluster_case!($crate::cluster_conformance_tests { $name, $make });
     };
 }

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Committed, Context, Due, Fence,
-    LogEntry, Note, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
+    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Cluster, Committed, Context, Due,
+    Fence, LogEntry, Note, Parts, Query, Request, SessionRef, Store, StoreError, Totals,
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
@@ -277,5 +277,9 @@ impl<L: Layer> Store for Layered<L> {
 
     async fn close(&self) {
         self.store.close().await;
+    }
+
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        self.store.cluster()
     }
 }

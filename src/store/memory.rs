@@ -1,19 +1,22 @@
 //! Everything in memory: for tests, and for pools whose work may be forgotten.
 
+mod cluster;
 mod inner;
+mod nodes;
 mod retain;
 
 use std::ops::Bound;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::choice::Choice;
 use super::{
-    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, ClaimedTask, Committed, Context,
-    ContextValue, Due, Fence, LogEntry, Note, Parts, Query, Request, SessionRef, Store, StoreError,
-    Totals,
+    Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, ClaimedTask, Cluster, Committed,
+    Context, ContextValue, Due, Fence, LogEntry, Note, Parts, Query, Request, SessionRef, Store,
+    StoreError, Totals,
 };
 use crate::budget::Funds;
 use crate::clock::Timestamp;
@@ -22,11 +25,15 @@ use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::task::{Record, SavedSession, State, Task};
 use inner::{Inner, LAST};
+use nodes::Handle;
 
 /// A store that is gone when the process is.
 #[derive(Default)]
 pub struct Memory {
-    inner: Mutex<Inner>,
+    shared: Arc<Mutex<Inner>>,
+    /// What this handle is among others; `None`: it is the only one.
+    handle: Option<Handle>,
+    closed: AtomicBool,
 }
 
 impl Memory {
@@ -38,8 +45,8 @@ impl Memory {
     /// The lock is never held while something can panic half way, so what a
     /// poisoned one guards is whole.
     fn lock(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.closed {
+        let inner = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.closed.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable("it was closed".to_owned()));
         }
         Ok(inner)
@@ -56,17 +63,19 @@ impl Store for Memory {
                 .requests
                 .insert((request.caller.clone(), request.id), request);
         }
-        Ok(batch
-            .changes
-            .into_iter()
+        let changes = batch.changes.into_iter();
+        let committed: Vec<_> = changes
             .map(|change| inner.carry_out(change, batch.now))
-            .collect())
+            .collect();
+        self.tell_tasks(&mut inner, &committed);
+        Ok(committed)
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
         let mut inner = self.lock()?;
-        let mut choice = Choice::new(&request, inner.funds);
-        inner.choose(&mut choice, request.now)?;
+        self.check_lease(&mut inner)?;
+        let mut choice = Choice::new(&request, inner.funds, request.now);
+        inner.choose(&mut choice, &request)?;
         let (taken, mut claimed) = choice.finish();
         let mut specs = Vec::with_capacity(taken.len());
         for (_, change) in &taken {
@@ -86,6 +95,8 @@ impl Store for Memory {
             }
         }
         claimed.next_ready = inner.next_ready(request.now);
+        let committed = claimed.tasks.iter().map(|task| &task.committed);
+        self.tell_tasks(&mut inner, committed);
         Ok(claimed)
     }
 
@@ -97,7 +108,8 @@ impl Store for Memory {
         now: Timestamp,
     ) -> Result<Committed, StoreError> {
         let mut inner = self.lock()?;
-        let kept = inner
+        let store = &mut *inner;
+        let kept = store
             .tasks
             .get_mut(&fence.task)
             .filter(|kept| kept.task.attempt == fence.attempt && kept.task.state.is_active())
@@ -109,7 +121,9 @@ impl Store for Memory {
             kept.task.session_id = session.id;
             kept.task.session_offset = session.offset;
         }
-        Ok(kept.append(events, now))
+        let committed = kept.append(events, now);
+        self.tell_tasks(store, [&committed]);
+        Ok(committed)
     }
 
     async fn record(&self, id: TaskId, parts: Parts) -> Result<Option<Record>, StoreError> {
@@ -199,7 +213,10 @@ impl Store for Memory {
     }
 
     async fn delete(&self, id: TaskId, version: u64) -> Result<Vec<TaskId>, StoreError> {
-        self.lock()?.delete(id, version)
+        let mut inner = self.lock()?;
+        let gone = inner.delete(id, version)?;
+        self.tell(&mut inner, |told| told.tasks.extend(&gone));
+        Ok(gone)
     }
 
     async fn outdated(
@@ -297,6 +314,7 @@ impl Store for Memory {
     async fn set_budget(&self, limit: Option<Microdollars>) -> Result<Funds, StoreError> {
         let mut inner = self.lock()?;
         inner.funds.limit = limit;
+        self.tell(&mut inner, |told| told.control = true);
         Ok(inner.funds)
     }
 
@@ -329,7 +347,9 @@ impl Store for Memory {
                 context.entries.remove(key);
             }
         }
-        Ok(context.revision)
+        let revision = context.revision;
+        self.tell(&mut inner, |told| told.control = true);
+        Ok(revision)
     }
 
     async fn catalog_entry(
@@ -388,7 +408,10 @@ impl Store for Memory {
     }
 
     async fn close(&self) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.closed = true;
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        self.handle.is_some().then_some(self)
     }
 }

@@ -8,23 +8,28 @@
 mod attempt;
 mod catalog;
 mod choice;
+pub mod cluster;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod failure;
 #[cfg(any(test, feature = "testing"))]
 pub mod faulty;
+mod kept;
 pub mod layer;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod query;
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod row;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 pub use attempt::{Fence, Note, SessionNote, SessionRef};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +42,7 @@ use crate::pb::event::Kind;
 use crate::task::{Change, Record, SavedSession, Spec, State, Task};
 
 pub use catalog::{CatalogEntry, CatalogKind};
+pub use cluster::Cluster;
 pub use failure::{OpenError, StoreError};
 pub use query::{Filter, Query};
 
@@ -108,8 +114,11 @@ pub struct ClaimRequest {
     pub keeps: BTreeMap<SlotId, (CallerId, ConversationId)>,
     /// Their node.
     pub node: NodeId,
-    /// Until when a claim holds without renewal; `None`: no limit.
-    pub lease_until: Option<Timestamp>,
+    /// The labels that it carries.
+    pub labels: BTreeSet<String>,
+    /// How long a claim holds without renewal, by the store's clock if it is
+    /// shared, else from `now`; `None`: no limit.
+    pub lease: Option<Duration>,
     /// Revision of the shared context that the attempts see.
     pub context_revision: u64,
     /// Now: tasks whose ready time is later are not ready.
@@ -227,8 +236,11 @@ pub async fn open(url: &str) -> Result<Arc<dyn Store>, OpenError> {
         Some(("sqlite", _)) => Err(OpenError(
             "this claudepool was built without SQLite: build it with the feature `sqlite`, or use `memory`".to_owned(),
         )),
+        #[cfg(feature = "postgres")]
+        Some(("postgres" | "postgresql", _)) => Ok(Arc::new(postgres::Postgres::open(url).await?)),
+        #[cfg(not(feature = "postgres"))]
         Some(("postgres" | "postgresql", _)) => Err(OpenError(
-            "the PostgreSQL store is not built yet: use `sqlite:PATH`".to_owned(),
+            "this claudepool was built without PostgreSQL: build it with the feature `postgres`, or use `sqlite:PATH`".to_owned(),
         )),
         // Whatever it is may hold a password, so it is not repeated.
         _ => Err(OpenError(
@@ -250,8 +262,11 @@ pub trait Store: Send + Sync + 'static {
     /// Claims ready tasks for slots: lowest rank first, then the earliest
     /// ready time, then the older id, as far as the budget covers them. Passed
     /// by is a task whose conversation has an active task or, of the same
-    /// caller, an unfinished one with a lower id. Each claim is `task::apply`
-    /// with `TaskEvent::Claim`, in one transaction.
+    /// caller, an unfinished one with a lower id; one that asks for a label that
+    /// the node does not carry; and one that goes on with a session of another
+    /// node that lives. Each claim is `task::apply` with `TaskEvent::Claim`, in
+    /// one transaction. `Fenced` if this is a node's handle and its lease has
+    /// passed.
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError>;
 
     /// Appends to the log of a running attempt, and notes what is told of it.
@@ -404,4 +419,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Finishes what is under way and closes. Later calls are `Unavailable`.
     async fn close(&self);
+
+    /// What keeps many servers together; `None`: this store has one.
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        None
+    }
 }

@@ -13,7 +13,7 @@ use crate::task::{Lease, Recovery, Spec, State, Task};
 use crate::trace::TraceContext;
 
 /// The columns of `tasks` in the order of the fields of [`Row`].
-pub(super) const COLUMNS: [&str; 37] = [
+pub(super) const COLUMNS: [&str; 39] = [
     "id",
     "version",
     "caller",
@@ -51,10 +51,12 @@ pub(super) const COLUMNS: [&str; 37] = [
     "trace",
     "usage",
     "session_offset",
+    "node_label",
+    "home",
 ];
 
 /// Columns that a change never writes: they stay as they were first written.
-pub(super) const FIXED: [&str; 11] = [
+pub(super) const FIXED: [&str; 12] = [
     "id",
     "caller",
     "tags",
@@ -66,6 +68,7 @@ pub(super) const FIXED: [&str; 11] = [
     "saves_session",
     "conversation",
     "trace",
+    "node_label",
 ];
 
 /// A row of `tasks`.
@@ -107,6 +110,8 @@ pub(super) struct Row {
     pub usage: Vec<u8>,
     pub session_offset: i64,
     pub trace: Option<String>,
+    pub home: Option<String>,
+    pub node_label: Option<String>,
 }
 
 impl Row {
@@ -148,6 +153,8 @@ impl Row {
             usage: encode_usage(&task.usage),
             session_offset: task.session_offset,
             trace: task.trace.as_ref().map(|trace| trace.as_str().to_owned()),
+            home: task.home.as_ref().map(|node| node.0.clone()),
+            node_label: task.node_label.clone(),
             saves_session: task.saves_session,
             conversation: task.conversation.as_ref().map(|c| c.0.clone()),
         }
@@ -184,6 +191,8 @@ impl Row {
             }),
             session_id: self.session_id,
             saves_session: self.saves_session,
+            home: self.home.map(NodeId),
+            node_label: self.node_label,
             conversation: self.conversation.map(ConversationId),
             context_revision: u64::try_from(self.context_revision)
                 .map_err(|_| bad("context_revision"))?,

@@ -1,7 +1,7 @@
 //! Wakes readers, and holds a bounded ring of committed entries for each task
 //! that is being read.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::board::{Board, Reader};
@@ -47,6 +47,8 @@ pub(crate) struct Seen {
 
 struct GroupTopic {
     readers: usize,
+    /// Members of which no end was told.
+    members: HashSet<TaskId>,
     ended: Vec<(u32, TaskId)>,
     count: Board<usize>,
 }
@@ -60,13 +62,8 @@ impl Hub {
     /// Tells readers what was committed. `end`: the task, if it has ended.
     pub fn publish(&self, committed: &Committed, end: Option<&Arc<Record>>) {
         let mut topics = self.lock();
-        if let Some(record) = end
-            && let Some(group) = record.task.group
-            && let Some(topic) = topics.groups.get_mut(&group)
-        {
-            topic.ended.push((record.task.place, record.task.id));
-            let ended = topic.ended.len();
-            topic.count.change(|count| *count = ended);
+        if let Some(record) = end {
+            topics.member_ended(record);
         }
         let Some(topic) = topics.tasks.get_mut(&committed.task) else {
             return;
@@ -96,10 +93,22 @@ impl Hub {
         (tasks, topics.groups.keys().copied().collect())
     }
 
+    /// The tasks that are being read, and the members of groups whose ends are
+    /// waited for.
+    pub fn waited_for(&self) -> BTreeSet<TaskId> {
+        let topics = self.lock();
+        let members = topics.groups.values().flat_map(|topic| &topic.members);
+        topics.tasks.keys().chain(members).copied().collect()
+    }
+
     /// Tells readers how a task stands, after something of it may have been
     /// committed that was not published. `record`: row and result.
     pub fn stands(&self, record: Arc<Record>) {
-        if let Some(topic) = self.lock().tasks.get(&record.task.id) {
+        let mut topics = self.lock();
+        if record.task.state.is_end() {
+            topics.member_ended(&record);
+        }
+        if let Some(topic) = topics.tasks.get(&record.task.id) {
             topic.state.change(|seen| {
                 seen.last = seen.last.max(record.task.last_sequence);
                 if record.task.state.is_end() {
@@ -112,10 +121,11 @@ impl Hub {
     /// Tells readers of a group which of its members have ended.
     pub fn group_stands(&self, group: GroupId, ended: impl Iterator<Item = (u32, TaskId)>) {
         if let Some(topic) = self.lock().groups.get_mut(&group) {
-            let known: HashSet<_> = topic.ended.iter().copied().collect();
-            topic
-                .ended
-                .extend(ended.filter(|member| !known.contains(member)));
+            for member in ended {
+                if topic.members.remove(&member.1) {
+                    topic.ended.push(member);
+                }
+            }
             let ended = topic.ended.len();
             topic.count.change(|count| *count = ended);
         }
@@ -157,10 +167,11 @@ impl Hub {
     }
 
     /// Begins to hear of a group's ends.
-    pub(crate) fn subscribe_group(&self, group: GroupId) -> GroupSubscription {
+    pub(crate) fn subscribe_group(&self, group: GroupId, members: &[TaskId]) -> GroupSubscription {
         let mut topics = self.lock();
         let topic = topics.groups.entry(group).or_insert_with(|| GroupTopic {
             readers: 0,
+            members: members.iter().copied().collect(),
             ended: Vec::new(),
             count: Board::new(0),
         });
@@ -177,6 +188,21 @@ impl Hub {
     pub fn topics(&self) -> usize {
         let topics = self.lock();
         topics.tasks.len() + topics.groups.len()
+    }
+}
+
+impl Topics {
+    /// Tells who waits for the task's group, once.
+    fn member_ended(&mut self, record: &Record) {
+        let task = &record.task;
+        let group = task.group.and_then(|group| self.groups.get_mut(&group));
+        if let Some(topic) = group
+            && topic.members.remove(&task.id)
+        {
+            topic.ended.push((task.place, task.id));
+            let ended = topic.ended.len();
+            topic.count.change(|count| *count = ended);
+        }
     }
 }
 

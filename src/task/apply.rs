@@ -235,6 +235,9 @@ fn begin(task: &Task, claim: Claim, now: Timestamp) -> Change {
         node: claim.node.clone(),
         until: claim.lease_until,
     });
+    if row.saves_session {
+        row.home = Some(claim.node.clone());
+    }
     row.context_revision = claim.context_revision;
     row.reserved = reserve;
     row.attempt_cost = Microdollars::ZERO;

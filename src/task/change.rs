@@ -1,11 +1,12 @@
 //! A change: what is committed in one transaction, under one precondition.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
-use crate::id::{CallerId, ConversationId};
+use crate::id::{CallerId, ConversationId, NodeId};
 use crate::money::Microdollars;
 use crate::pb;
 use crate::pb::event::Kind;
@@ -46,6 +47,8 @@ pub struct SavedSession {
     pub conversation: Option<ConversationId>,
     /// When the last task that used it ended.
     pub used_time: Timestamp,
+    /// The node whose disk has it; `None`: not known.
+    pub node: Option<NodeId>,
 }
 
 impl SavedSession {
@@ -57,11 +60,24 @@ impl SavedSession {
             caller: task.caller.clone(),
             conversation: task.conversation.clone(),
             used_time: now,
+            node: task.home.clone(),
         })
+    }
+
+    /// The conversation that goes on with it.
+    pub fn goes_on_as(&self) -> ConversationId {
+        let own = || ConversationId::of_session(&self.id);
+        self.conversation.clone().unwrap_or_else(own)
     }
 }
 
 impl Change {
+    /// Whether a node with these labels may run the task.
+    pub fn suits(&self, labels: &BTreeSet<String>) -> bool {
+        let label = self.task.node_label.as_ref();
+        label.is_none_or(|label| labels.contains(label))
+    }
+
     /// A change of an existing task: `task` as it was read.
     pub fn of(task: &Task) -> Self {
         let mut next = task.clone();
@@ -89,6 +105,7 @@ impl Change {
     pub fn leave_session(&mut self, now: Timestamp) {
         self.session = SavedSession::of(&self.task, now);
         self.task.session_id.clear();
+        self.task.home = None;
     }
 
     /// Both changes as one: `next` was made from this one's row.

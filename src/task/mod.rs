@@ -138,6 +138,10 @@ pub struct Task {
     pub session_id: String,
     /// Whether its sessions are saved, so that they can be resumed.
     pub saves_session: bool,
+    /// The node whose disk has the session that it may go on with.
+    pub home: Option<NodeId>,
+    /// Only nodes that carry this label run it; fixed.
+    pub node_label: Option<String>,
     /// The conversation it goes on with. Of one caller's tasks of the same
     /// conversation one runs at a time, in order of their ids.
     pub conversation: Option<ConversationId>,
@@ -197,6 +201,8 @@ impl Task {
             lease: None,
             session_id: String::new(),
             saves_session: false,
+            home: None,
+            node_label: None,
             conversation: None,
             context_revision: 0,
             budget: Microdollars::ZERO,

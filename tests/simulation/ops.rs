@@ -8,6 +8,7 @@ use claudepool::id::TaskId;
 use claudepool::money::Microdollars;
 use claudepool::pb;
 use claudepool::pool::{FanOut, Pool, Running, Scale, Target};
+use futures_util::FutureExt;
 
 use super::history::marker;
 use super::plan::{Call, Kind, Op};
@@ -17,18 +18,24 @@ use super::world::{World, caller};
 /// How long callers wait for a result.
 const WAIT: Duration = Duration::from_secs(6 * 3600);
 
+/// What one server alone does waits for nobody.
+fn at_once(done: impl Future<Output = Result<(), Error>>) {
+    let done = done.now_or_never().expect("at once");
+    done.expect("a pause is in memory");
+}
+
 /// Begins an operation.
 pub fn begin(world: &Arc<World>, pool: &Pool, op: &Op) {
     let (world, pool, op) = (Arc::clone(world), pool.clone(), op.clone());
     world.shared.lock().count(word(&op));
     match op {
         Op::Pause => {
-            pool.pause("simulated");
+            at_once(pool.pause("simulated"));
             world.shared.lock().paused = true;
         }
         Op::Resume => {
             world.shared.lock().paused = false;
-            pool.resume();
+            at_once(pool.resume());
         }
         Op::Crash(after, made) => world.shared.lock().crash_after = Some((after, made)),
         Op::Store(fault, ms) => world.shared.lock().break_store(fault, ms),

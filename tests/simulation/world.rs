@@ -208,7 +208,7 @@ impl World {
             state.heal();
             state.paused = false;
         }
-        pool.resume();
+        pool.resume().await.expect("a pause is in memory");
         // Whoever was not answered asks again.
         for place in 0..self.plan.calls.len() {
             if self.plan.calls[place].request.is_some() {

@@ -16,6 +16,8 @@ pub struct Program {
     kind: Kind,
     around: Surroundings,
     dir: tempfile::TempDir,
+    /// The URL of its store, if it is not the file.
+    url: Option<String>,
 }
 
 /// A server that runs. It is killed when dropped.
@@ -61,7 +63,18 @@ impl Program {
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
         let around = kind.surroundings().await;
-        Self { kind, around, dir }
+        Self {
+            kind,
+            around,
+            dir,
+            url: None,
+        }
+    }
+
+    /// The same over this store.
+    pub fn on(mut self, url: String) -> Self {
+        self.url = Some(url);
+        self
     }
 
     /// Where everything of it lies.
@@ -114,7 +127,11 @@ impl Program {
             .arg("--config")
             .arg(path("config.toml"))
             .arg("--store")
-            .arg(format!("sqlite:{}", self.store().display()))
+            .arg(
+                self.url
+                    .clone()
+                    .unwrap_or_else(|| format!("sqlite:{}", self.store().display())),
+            )
             .arg("--claude-bin")
             .arg(self.kind.program().expect("it has processes"))
             .arg("--working-dir")

@@ -41,10 +41,13 @@ const (
 // The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
 // tell of every caller's work and of the machine. Every error carries ErrorInfo;
 // see ErrorReason.
-// node_id names the server meant; empty: the one that answers.
+// node_id names the server meant. Empty: all of them for scaling, the
+// supervisor, ListSlots and Drain; for the others the one that answers. A name
+// that no server has is INVALID_ARGUMENT, a server that does not answer
+// UNAVAILABLE (NODE_SILENT).
 type OperatorServiceClient interface {
-	// Adds slots. Refused before anything changes when the total would pass
-	// max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
+	// Adds slots: of all servers to those with the fewest. Refused before
+	// anything changes when the total would pass max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
 	// request_id.
 	ScaleUp(ctx context.Context, in *ScaleUpRequest, opts ...grpc.CallOption) (*ScaleUpResponse, error)
 	// Removes slots, idle ones first; busy ones take no new work and leave when
@@ -76,7 +79,7 @@ type OperatorServiceClient interface {
 	SetBudget(ctx context.Context, in *SetBudgetRequest, opts ...grpc.CallOption) (*SetBudgetResponse, error)
 	// Gives the configuration in force, secrets redacted. Safe to repeat.
 	GetConfig(ctx context.Context, in *GetConfigRequest, opts ...grpc.CallOption) (*GetConfigResponse, error)
-	// Drains the server: new work is refused with UNAVAILABLE (DRAINING), what
+	// Drains a server, or all: new work is refused with UNAVAILABLE (DRAINING), what
 	// runs finishes or goes back to the queue at the deadline, not counted.
 	// Final for this server process. A repeat waits for the same drain and gives
 	// the same answer.
@@ -228,10 +231,13 @@ func (c *operatorServiceClient) Drain(ctx context.Context, in *DrainRequest, opt
 // The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
 // tell of every caller's work and of the machine. Every error carries ErrorInfo;
 // see ErrorReason.
-// node_id names the server meant; empty: the one that answers.
+// node_id names the server meant. Empty: all of them for scaling, the
+// supervisor, ListSlots and Drain; for the others the one that answers. A name
+// that no server has is INVALID_ARGUMENT, a server that does not answer
+// UNAVAILABLE (NODE_SILENT).
 type OperatorServiceServer interface {
-	// Adds slots. Refused before anything changes when the total would pass
-	// max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
+	// Adds slots: of all servers to those with the fewest. Refused before
+	// anything changes when the total would pass max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
 	// request_id.
 	ScaleUp(context.Context, *ScaleUpRequest) (*ScaleUpResponse, error)
 	// Removes slots, idle ones first; busy ones take no new work and leave when
@@ -263,7 +269,7 @@ type OperatorServiceServer interface {
 	SetBudget(context.Context, *SetBudgetRequest) (*SetBudgetResponse, error)
 	// Gives the configuration in force, secrets redacted. Safe to repeat.
 	GetConfig(context.Context, *GetConfigRequest) (*GetConfigResponse, error)
-	// Drains the server: new work is refused with UNAVAILABLE (DRAINING), what
+	// Drains a server, or all: new work is refused with UNAVAILABLE (DRAINING), what
 	// runs finishes or goes back to the queue at the deadline, not counted.
 	// Final for this server process. A repeat waits for the same drain and gives
 	// the same answer.

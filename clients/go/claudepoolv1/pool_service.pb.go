@@ -1609,7 +1609,9 @@ type ChainOptions struct {
 	// Labels of the chain's task. At most 64 of 1 to 128 bytes.
 	Tags []string `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty"`
 	// What a crash does to a step.
-	Recovery      RecoveryPolicy `protobuf:"varint,5,opt,name=recovery,proto3,enum=claudepool.v1.RecoveryPolicy" json:"recovery,omitempty"`
+	Recovery RecoveryPolicy `protobuf:"varint,5,opt,name=recovery,proto3,enum=claudepool.v1.RecoveryPolicy" json:"recovery,omitempty"`
+	// As TaskSpec.node_label, of every step.
+	NodeLabel     string `protobuf:"bytes,6,opt,name=node_label,json=nodeLabel,proto3" json:"node_label,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1677,6 +1679,13 @@ func (x *ChainOptions) GetRecovery() RecoveryPolicy {
 		return x.Recovery
 	}
 	return RecoveryPolicy_RECOVERY_POLICY_UNSPECIFIED
+}
+
+func (x *ChainOptions) GetNodeLabel() string {
+	if x != nil {
+		return x.NodeLabel
+	}
+	return ""
 }
 
 // A chain to run.
@@ -2825,7 +2834,7 @@ func (*DeleteTaskResponse) Descriptor() ([]byte, []int) {
 // Request of GetStatus.
 type GetStatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only this server's slots. Empty: all.
+	// Only this server's part. Empty: the sum of all.
 	NodeId        string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2917,7 +2926,7 @@ func (x *GetStatusResponse) GetStatus() *PoolStatus {
 // Request of WatchStatus.
 type WatchStatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only this server's slots. Empty: all.
+	// Only this server's part. Empty: the sum of all.
 	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// Shortest time between two snapshots. Range: 100 ms to 60 s. Unset: 1 s.
 	Interval *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
@@ -3156,14 +3165,16 @@ const file_claudepool_v1_pool_service_proto_rawDesc = "" +
 	"\baccepted\x18\x01 \x01(\v2\x1d.claudepool.v1.FanOutAcceptedH\x00R\baccepted\x127\n" +
 	"\bfinished\x18\x02 \x01(\v2\x19.claudepool.v1.FanOutItemH\x00R\bfinished\x128\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x18.claudepool.v1.HeartbeatH\x00R\theartbeatB\x06\n" +
-	"\x04item\"\xee\x01\n" +
+	"\x04item\"\x8d\x02\n" +
 	"\fChainOptions\x126\n" +
 	"\bsettings\x18\x01 \x01(\v2\x1a.claudepool.v1.RunSettingsR\bsettings\x12\x1f\n" +
 	"\vworking_dir\x18\x02 \x01(\tR\n" +
 	"workingDir\x126\n" +
 	"\tisolation\x18\x03 \x01(\x0e2\x18.claudepool.v1.IsolationR\tisolation\x12\x12\n" +
 	"\x04tags\x18\x04 \x03(\tR\x04tags\x129\n" +
-	"\brecovery\x18\x05 \x01(\x0e2\x1d.claudepool.v1.RecoveryPolicyR\brecovery\">\n" +
+	"\brecovery\x18\x05 \x01(\x0e2\x1d.claudepool.v1.RecoveryPolicyR\brecovery\x12\x1d\n" +
+	"\n" +
+	"node_label\x18\x06 \x01(\tR\tnodeLabel\">\n" +
 	"\fChainRequest\x12.\n" +
 	"\x05steps\x18\x01 \x03(\v2\x18.claudepool.v1.ChainStepR\x05steps\"\x9a\x01\n" +
 	"\x12SubmitChainRequest\x12.\n" +

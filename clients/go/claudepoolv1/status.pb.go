@@ -386,10 +386,148 @@ func (x *Hold) GetReason() FailureReason {
 	return FailureReason_FAILURE_REASON_UNSPECIFIED
 }
 
-// The pool at one moment.
+// One server of many on the same store.
+type Node struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Its version.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The version of its agent program.
+	AgentVersion string `protobuf:"bytes,3,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	// When it started.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Slots in all.
+	SlotsTotal int32 `protobuf:"varint,5,opt,name=slots_total,json=slotsTotal,proto3" json:"slots_total,omitempty"`
+	// Slots ready for a task.
+	SlotsIdle int32 `protobuf:"varint,6,opt,name=slots_idle,json=slotsIdle,proto3" json:"slots_idle,omitempty"`
+	// Slots that run an attempt.
+	SlotsBusy int32 `protobuf:"varint,7,opt,name=slots_busy,json=slotsBusy,proto3" json:"slots_busy,omitempty"`
+	// Slots that gave up.
+	SlotsErrored int32 `protobuf:"varint,8,opt,name=slots_errored,json=slotsErrored,proto3" json:"slots_errored,omitempty"`
+	// Streams that it serves.
+	Watchers int64 `protobuf:"varint,9,opt,name=watchers,proto3" json:"watchers,omitempty"`
+	// Whether it drains.
+	Draining bool `protobuf:"varint,10,opt,name=draining,proto3" json:"draining,omitempty"`
+	// What tasks may ask for with TaskSpec.node_label.
+	Labels        []string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Node) Reset() {
+	*x = Node{}
+	mi := &file_claudepool_v1_status_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Node) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Node) ProtoMessage() {}
+
+func (x *Node) ProtoReflect() protoreflect.Message {
+	mi := &file_claudepool_v1_status_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Node.ProtoReflect.Descriptor instead.
+func (*Node) Descriptor() ([]byte, []int) {
+	return file_claudepool_v1_status_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Node) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *Node) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Node) GetAgentVersion() string {
+	if x != nil {
+		return x.AgentVersion
+	}
+	return ""
+}
+
+func (x *Node) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Node) GetSlotsTotal() int32 {
+	if x != nil {
+		return x.SlotsTotal
+	}
+	return 0
+}
+
+func (x *Node) GetSlotsIdle() int32 {
+	if x != nil {
+		return x.SlotsIdle
+	}
+	return 0
+}
+
+func (x *Node) GetSlotsBusy() int32 {
+	if x != nil {
+		return x.SlotsBusy
+	}
+	return 0
+}
+
+func (x *Node) GetSlotsErrored() int32 {
+	if x != nil {
+		return x.SlotsErrored
+	}
+	return 0
+}
+
+func (x *Node) GetWatchers() int64 {
+	if x != nil {
+		return x.Watchers
+	}
+	return 0
+}
+
+func (x *Node) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Node) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+// The pool at one moment. Of many servers on one store it is the sum of all, as
+// each last told of itself, at most some seconds ago; tasks, money, hold, pause
+// and context are everybody's.
 type PoolStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The server that answered.
+	// The server that answered, or the one that was asked for.
 	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// The server's version.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
@@ -431,13 +569,21 @@ type PoolStatus struct {
 	PauseReason string `protobuf:"bytes,20,opt,name=pause_reason,json=pauseReason,proto3" json:"pause_reason,omitempty"`
 	// Slots that leave when their task ends.
 	SlotsRetiring int32 `protobuf:"varint,21,opt,name=slots_retiring,json=slotsRetiring,proto3" json:"slots_retiring,omitempty"`
+	// Fewest slots that scaling leaves.
+	SlotsMin int32 `protobuf:"varint,22,opt,name=slots_min,json=slotsMin,proto3" json:"slots_min,omitempty"`
+	// Most slots that scaling makes.
+	SlotsMax int32 `protobuf:"varint,23,opt,name=slots_max,json=slotsMax,proto3" json:"slots_max,omitempty"`
+	// The servers, by name, where there may be many.
+	Nodes []*Node `protobuf:"bytes,24,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// What the server's tasks may ask for with TaskSpec.node_label.
+	NodeLabels    []string `protobuf:"bytes,25,rep,name=node_labels,json=nodeLabels,proto3" json:"node_labels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_claudepool_v1_status_proto_msgTypes[3]
+	mi := &file_claudepool_v1_status_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +595,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_claudepool_v1_status_proto_msgTypes[3]
+	mi := &file_claudepool_v1_status_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +608,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_claudepool_v1_status_proto_rawDescGZIP(), []int{3}
+	return file_claudepool_v1_status_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PoolStatus) GetNodeId() string {
@@ -612,6 +758,34 @@ func (x *PoolStatus) GetSlotsRetiring() int32 {
 	return 0
 }
 
+func (x *PoolStatus) GetSlotsMin() int32 {
+	if x != nil {
+		return x.SlotsMin
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetSlotsMax() int32 {
+	if x != nil {
+		return x.SlotsMax
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetNodes() []*Node {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *PoolStatus) GetNodeLabels() []string {
+	if x != nil {
+		return x.NodeLabels
+	}
+	return nil
+}
+
 var File_claudepool_v1_status_proto protoreflect.FileDescriptor
 
 const file_claudepool_v1_status_proto_rawDesc = "" +
@@ -645,7 +819,24 @@ const file_claudepool_v1_status_proto_rawDesc = "" +
 	"\x05until\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x1c\n" +
 	"\testimated\x18\x02 \x01(\bR\testimated\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x124\n" +
-	"\x06reason\x18\x04 \x01(\x0e2\x1c.claudepool.v1.FailureReasonR\x06reason\"\xbf\x06\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x1c.claudepool.v1.FailureReasonR\x06reason\"\xed\x02\n" +
+	"\x04Node\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12#\n" +
+	"\ragent_version\x18\x03 \x01(\tR\fagentVersion\x129\n" +
+	"\n" +
+	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1f\n" +
+	"\vslots_total\x18\x05 \x01(\x05R\n" +
+	"slotsTotal\x12\x1d\n" +
+	"\n" +
+	"slots_idle\x18\x06 \x01(\x05R\tslotsIdle\x12\x1d\n" +
+	"\n" +
+	"slots_busy\x18\a \x01(\x05R\tslotsBusy\x12#\n" +
+	"\rslots_errored\x18\b \x01(\x05R\fslotsErrored\x12\x1a\n" +
+	"\bwatchers\x18\t \x01(\x03R\bwatchers\x12\x1a\n" +
+	"\bdraining\x18\n" +
+	" \x01(\bR\bdraining\x12\x16\n" +
+	"\x06labels\x18\v \x03(\tR\x06labels\"\xc5\a\n" +
 	"\n" +
 	"PoolStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
@@ -675,7 +866,12 @@ const file_claudepool_v1_status_proto_rawDesc = "" +
 	"supervisor\x18\x13 \x01(\bR\n" +
 	"supervisor\x12!\n" +
 	"\fpause_reason\x18\x14 \x01(\tR\vpauseReason\x12%\n" +
-	"\x0eslots_retiring\x18\x15 \x01(\x05R\rslotsRetiringB\x16\n" +
+	"\x0eslots_retiring\x18\x15 \x01(\x05R\rslotsRetiring\x12\x1b\n" +
+	"\tslots_min\x18\x16 \x01(\x05R\bslotsMin\x12\x1b\n" +
+	"\tslots_max\x18\x17 \x01(\x05R\bslotsMax\x12)\n" +
+	"\x05nodes\x18\x18 \x03(\v2\x13.claudepool.v1.NodeR\x05nodes\x12\x1f\n" +
+	"\vnode_labels\x18\x19 \x03(\tR\n" +
+	"nodeLabelsB\x16\n" +
 	"\x14_budget_microdollars*\xd1\x01\n" +
 	"\tSlotState\x12\x1a\n" +
 	"\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -700,32 +896,35 @@ func file_claudepool_v1_status_proto_rawDescGZIP() []byte {
 }
 
 var file_claudepool_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_claudepool_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_claudepool_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_claudepool_v1_status_proto_goTypes = []any{
 	(SlotState)(0),                // 0: claudepool.v1.SlotState
 	(*Slot)(nil),                  // 1: claudepool.v1.Slot
 	(*StateCount)(nil),            // 2: claudepool.v1.StateCount
 	(*Hold)(nil),                  // 3: claudepool.v1.Hold
-	(*PoolStatus)(nil),            // 4: claudepool.v1.PoolStatus
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
-	(TaskState)(0),                // 6: claudepool.v1.TaskState
-	(FailureReason)(0),            // 7: claudepool.v1.FailureReason
+	(*Node)(nil),                  // 4: claudepool.v1.Node
+	(*PoolStatus)(nil),            // 5: claudepool.v1.PoolStatus
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(TaskState)(0),                // 7: claudepool.v1.TaskState
+	(FailureReason)(0),            // 8: claudepool.v1.FailureReason
 }
 var file_claudepool_v1_status_proto_depIdxs = []int32{
-	0, // 0: claudepool.v1.Slot.state:type_name -> claudepool.v1.SlotState
-	5, // 1: claudepool.v1.Slot.state_time:type_name -> google.protobuf.Timestamp
-	6, // 2: claudepool.v1.StateCount.state:type_name -> claudepool.v1.TaskState
-	5, // 3: claudepool.v1.Hold.until:type_name -> google.protobuf.Timestamp
-	7, // 4: claudepool.v1.Hold.reason:type_name -> claudepool.v1.FailureReason
-	5, // 5: claudepool.v1.PoolStatus.start_time:type_name -> google.protobuf.Timestamp
-	2, // 6: claudepool.v1.PoolStatus.tasks:type_name -> claudepool.v1.StateCount
-	3, // 7: claudepool.v1.PoolStatus.hold:type_name -> claudepool.v1.Hold
-	1, // 8: claudepool.v1.PoolStatus.slots:type_name -> claudepool.v1.Slot
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	0,  // 0: claudepool.v1.Slot.state:type_name -> claudepool.v1.SlotState
+	6,  // 1: claudepool.v1.Slot.state_time:type_name -> google.protobuf.Timestamp
+	7,  // 2: claudepool.v1.StateCount.state:type_name -> claudepool.v1.TaskState
+	6,  // 3: claudepool.v1.Hold.until:type_name -> google.protobuf.Timestamp
+	8,  // 4: claudepool.v1.Hold.reason:type_name -> claudepool.v1.FailureReason
+	6,  // 5: claudepool.v1.Node.start_time:type_name -> google.protobuf.Timestamp
+	6,  // 6: claudepool.v1.PoolStatus.start_time:type_name -> google.protobuf.Timestamp
+	2,  // 7: claudepool.v1.PoolStatus.tasks:type_name -> claudepool.v1.StateCount
+	3,  // 8: claudepool.v1.PoolStatus.hold:type_name -> claudepool.v1.Hold
+	1,  // 9: claudepool.v1.PoolStatus.slots:type_name -> claudepool.v1.Slot
+	4,  // 10: claudepool.v1.PoolStatus.nodes:type_name -> claudepool.v1.Node
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_claudepool_v1_status_proto_init() }
@@ -736,14 +935,14 @@ func file_claudepool_v1_status_proto_init() {
 	file_claudepool_v1_errors_proto_init()
 	file_claudepool_v1_task_proto_init()
 	file_claudepool_v1_status_proto_msgTypes[0].OneofWrappers = []any{}
-	file_claudepool_v1_status_proto_msgTypes[3].OneofWrappers = []any{}
+	file_claudepool_v1_status_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_claudepool_v1_status_proto_rawDesc), len(file_claudepool_v1_status_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -535,7 +535,10 @@ type TaskSpec struct {
 	// Labels to find it by. At most 64 of 1 to 128 bytes.
 	Tags []string `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty"`
 	// What a crash does to it.
-	Recovery      RecoveryPolicy `protobuf:"varint,10,opt,name=recovery,proto3,enum=claudepool.v1.RecoveryPolicy" json:"recovery,omitempty"` // 11 to 19 are left for priority, concurrency key, start time and labels.
+	Recovery RecoveryPolicy `protobuf:"varint,10,opt,name=recovery,proto3,enum=claudepool.v1.RecoveryPolicy" json:"recovery,omitempty"`
+	// Only servers that carry this label (pool.node_labels) run the task; it waits
+	// until one does. 0 to 128 bytes. Empty: any server.
+	NodeLabel     string `protobuf:"bytes,11,opt,name=node_label,json=nodeLabel,proto3" json:"node_label,omitempty"` // 12 to 19 are left for priority, concurrency key and start time.
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -626,6 +629,13 @@ func (x *TaskSpec) GetRecovery() RecoveryPolicy {
 		return x.Recovery
 	}
 	return RecoveryPolicy_RECOVERY_POLICY_UNSPECIFIED
+}
+
+func (x *TaskSpec) GetNodeLabel() string {
+	if x != nil {
+		return x.NodeLabel
+	}
+	return ""
 }
 
 type isTaskSpec_Input interface {
@@ -1419,7 +1429,7 @@ const file_claudepool_v1_task_proto_rawDesc = "" +
 	"newProcess\x12Z\n" +
 	"\x15continue_conversation\x18\x03 \x01(\v2#.claudepool.v1.ContinueConversationH\x00R\x14continueConversation\x12E\n" +
 	"\x0eresume_session\x18\x04 \x01(\v2\x1c.claudepool.v1.ResumeSessionH\x00R\rresumeSessionB\x06\n" +
-	"\x04kind\"\xce\x02\n" +
+	"\x04kind\"\xed\x02\n" +
 	"\bTaskSpec\x12\x18\n" +
 	"\x06prompt\x18\x01 \x01(\tH\x00R\x06prompt\x126\n" +
 	"\bsettings\x18\x05 \x01(\v2\x1a.claudepool.v1.RunSettingsR\bsettings\x12\x1f\n" +
@@ -1429,7 +1439,9 @@ const file_claudepool_v1_task_proto_rawDesc = "" +
 	"\fconversation\x18\b \x01(\v2\x1b.claudepool.v1.ConversationR\fconversation\x12\x12\n" +
 	"\x04tags\x18\t \x03(\tR\x04tags\x129\n" +
 	"\brecovery\x18\n" +
-	" \x01(\x0e2\x1d.claudepool.v1.RecoveryPolicyR\brecoveryB\a\n" +
+	" \x01(\x0e2\x1d.claudepool.v1.RecoveryPolicyR\brecovery\x12\x1d\n" +
+	"\n" +
+	"node_label\x18\v \x01(\tR\tnodeLabelB\a\n" +
 	"\x05input\"\xf1\x01\n" +
 	"\n" +
 	"ModelUsage\x12\x14\n" +

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::Scripted;
 use crate::money::Microdollars;
@@ -18,9 +21,12 @@ pub(super) struct Shared {
     pub limited: AtomicBool,
     pub memory: AtomicU64,
     pub turns: AtomicUsize,
+    pub under_way: AtomicUsize,
     pub next_session: AtomicU32,
     /// What conversations have cost.
     pub totals: Mutex<BTreeMap<String, Microdollars>>,
+    /// When every process ends by itself.
+    pub lease: watch::Sender<Option<Instant>>,
     /// Prompts by saved session.
     pub sessions: Mutex<BTreeMap<String, Vec<String>>>,
 }
@@ -36,6 +42,25 @@ pub(super) fn usage(cost: Microdollars) -> Vec<ModelUsage> {
 }
 
 impl Shared {
+    /// Waits until the lease has passed; for ever, if there is none.
+    pub async fn lease_passed(&self) {
+        let mut lease = self.lease.subscribe();
+        loop {
+            let until = *lease.borrow_and_update();
+            let passed = async {
+                match until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = lease.changed() => {}
+                () = passed => return,
+            }
+        }
+    }
+
     pub fn new_session(&self) -> String {
         let number = self.next_session.fetch_add(1, Ordering::SeqCst);
         format!("session-{number}")
@@ -54,7 +79,28 @@ impl Shared {
     }
 }
 
+/// A turn, counted while this lives.
+pub(super) struct UnderWay(Arc<Shared>);
+
+impl UnderWay {
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        shared.under_way.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Scripted {
+    /// Turns under way.
+    pub fn under_way(&self) -> usize {
+        self.shared.under_way.load(Ordering::SeqCst)
+    }
+
     /// Processes that are alive.
     pub fn live(&self) -> usize {
         self.shared.live.load(Ordering::SeqCst)

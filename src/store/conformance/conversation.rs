@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fixture::{
     at, claim, commit_event, delta, ended, fence, queued, row, running, submit, success, wish,
 };
-use crate::id::{CallerId, ConversationId, SlotId, TaskId};
+use crate::id::{CallerId, ConversationId, NodeId, SlotId, TaskId};
 use crate::pb::{FailureReason, RequeueReason};
 use crate::store::{Claimed, Note, SessionNote, SessionRef, Store};
 use crate::task::apply::Requeue;
@@ -127,6 +127,7 @@ pub(super) async fn an_ended_task_that_saves_leaves_its_session(store: Arc<dyn S
         caller: alice.clone(),
         conversation: Some(ConversationId::of_key("a")),
         used_time: at(2),
+        node: Some(NodeId::from("node-0")),
     };
     for which in [&by_id, &by_key] {
         let found = store.session(&alice, which).await.expect("read");

@@ -1,6 +1,7 @@
 //! Tasks and what happens to them, for tests of stores.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::id::{CallerId, NodeId, SlotId, TaskId};
@@ -75,13 +76,17 @@ pub async fn row(store: &dyn Store, id: TaskId) -> Task {
     record.expect("the task is there").task
 }
 
+/// How long the tests' claims hold.
+pub const LEASE: Duration = Duration::from_secs(500);
+
 /// A wish for `slots` tasks at a moment.
 pub fn wish(slots: usize, now: Timestamp) -> ClaimRequest {
     ClaimRequest {
         slots: (0..slots).map(|n| SlotId(format!("slot-{n}"))).collect(),
         keeps: Default::default(),
         node: NodeId::from("node"),
-        lease_until: Some(at(500)),
+        labels: Default::default(),
+        lease: Some(LEASE),
         context_revision: 3,
         now,
     }

@@ -10,15 +10,18 @@ use bytes::Bytes;
 use crate::budget::Funds;
 use crate::clock::Timestamp;
 use crate::event;
-use crate::id::{CallerId, ConversationId, GroupId, RequestId, TaskId};
+use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, TaskId};
 use crate::pb;
 use crate::pb::event::Kind;
 use crate::store::choice::Choice;
+use crate::store::kept::keep;
 use crate::store::{
-    Batch, CatalogEntry, CatalogKind, Committed, Context, LogEntry, Parts, Query, Request,
-    StoreError,
+    Batch, CatalogEntry, CatalogKind, ClaimRequest, Committed, Context, LogEntry, Parts, Query,
+    Request, StoreError,
 };
 use crate::task::{Change, Record, SavedSession, Spec, State, Task};
+
+use super::nodes::Nodes;
 
 /// A task with all that belongs to it.
 pub(super) struct Kept {
@@ -39,7 +42,7 @@ const END_OF_TIME: Timestamp = Timestamp(i64::MAX);
 
 #[derive(Default)]
 pub(super) struct Inner {
-    pub closed: bool,
+    pub nodes: Nodes,
     pub tasks: BTreeMap<TaskId, Kept>,
     ready: BTreeSet<Ready>,
     pub due: BTreeSet<(Timestamp, TaskId)>,
@@ -201,23 +204,7 @@ impl Inner {
             Entry::Occupied(slot) => {
                 let kept = slot.into_mut();
                 let stored = std::mem::replace(&mut kept.task, task);
-                let row = &mut kept.task;
-                if row.attempt == stored.attempt && row.state.is_active() {
-                    row.attempt_cost = stored.attempt_cost;
-                    row.session_id = stored.session_id;
-                    row.session_offset = stored.session_offset;
-                }
-                row.last_sequence = stored.last_sequence;
-                row.caller = stored.caller;
-                row.tags = stored.tags;
-                row.group = stored.group;
-                row.parent = stored.parent;
-                row.place = stored.place;
-                row.request = stored.request;
-                row.saves_session = stored.saves_session;
-                row.conversation = stored.conversation;
-                row.trace = stored.trace;
-                row.create_time = stored.create_time;
+                keep(&mut kept.task, stored);
                 kept
             }
         };
@@ -230,7 +217,12 @@ impl Inner {
     }
 
     /// Offers ready tasks by rank, ready time and id.
-    pub fn choose(&self, choice: &mut Choice<'_>, now: Timestamp) -> Result<(), StoreError> {
+    pub fn choose(
+        &self,
+        choice: &mut Choice<'_>,
+        request: &ClaimRequest,
+    ) -> Result<(), StoreError> {
+        let now = request.now;
         let mut from = Some(0);
         while let Some(rank) = from.and_then(|rank| self.rank_from(rank)) {
             for (_, _, id) in self
@@ -243,6 +235,9 @@ impl Inner {
                 let Some(kept) = self.tasks.get(id) else {
                     continue;
                 };
+                if !choice.suits(&kept.task) || self.belongs_elsewhere(&kept.task, &request.node) {
+                    continue;
+                }
                 if self.waits(&kept.task, choice) {
                     choice.pass_conversation();
                 } else {
@@ -268,11 +263,25 @@ impl Inner {
             })
     }
 
+    /// Whether what the task goes on with is on another node's disk, and that
+    /// node lives.
+    fn belongs_elsewhere(&self, task: &Task, node: &NodeId) -> bool {
+        let home = match &task.conversation {
+            Some(conversation) => {
+                let own =
+                    |s: &&SavedSession| s.caller == task.caller && s.goes_on_as() == *conversation;
+                let sessions = self.sessions.values().filter(own);
+                let last = sessions.max_by_key(|session| (session.used_time, &session.id));
+                last.and_then(|session| session.node.as_ref())
+            }
+            None => task.home.as_ref(),
+        };
+        home.is_some_and(|home| home != node && self.nodes.lives(home))
+    }
+
     /// Whether an unfinished task goes on with the session's conversation.
     pub fn goes_on(&self, session: &SavedSession) -> bool {
-        let own = || ConversationId::of_session(&session.id);
-        let conversation = session.conversation.clone().unwrap_or_else(own);
-        let key = (session.caller.clone(), conversation);
+        let key = (session.caller.clone(), session.goes_on_as());
         self.conversations.contains_key(&key)
     }
 

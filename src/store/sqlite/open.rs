@@ -13,11 +13,12 @@ use crate::clock::Clock;
 use crate::store::OpenError;
 
 /// One script per schema version, from 1. Only ever appended to.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_retention.sql"),
     include_str!("../migrations/0003_bills.sql"),
     include_str!("../migrations/0004_trace.sql"),
+    include_str!("../migrations/0005_nodes.sql"),
 ];
 
 /// Marks our databases: "clpo".

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Params, ToSql, params};
 use super::write::PIECE_BYTES;
 use crate::budget::Funds;
 use crate::clock::Timestamp;
-use crate::id::{CallerId, ConversationId, GroupId, RequestId, TaskId};
+use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::store::row::{self, COLUMNS, Row, integer};
 use crate::store::{
@@ -23,7 +23,8 @@ pub(super) const SELECT_TASK: &str = "SELECT id, version, caller, state, tags, g
     parent_id, place, rank, request_id, create_time, ready_time, start_time, end_time, \
     queue_deadline, attached, abandon_time, attempt, burnt, slot, lease_node, lease_until, \
     session_id, context_revision, budget, reserved, cost, attempt_cost, cost_estimated, recovery, \
-    saves_session, conversation, last_sequence, due_time, trace, usage, session_offset FROM tasks";
+    saves_session, conversation, last_sequence, due_time, trace, usage, session_offset, \
+    node_label, home FROM tasks";
 
 /// More tags than this are looked for task by task instead of tag by tag.
 const TAG_ARMS_MAX: usize = 16;
@@ -43,6 +44,7 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         recovery: row.get(29)?, saves_session: row.get(30)?, conversation: row.get(31)?,
         last_sequence: row.get(32)?, due_time: row.get(33)?,
         trace: row.get(34)?, usage: row.get(35)?, session_offset: row.get(36)?,
+        node_label: row.get(37)?, home: row.get(38)?,
     })
 }
 
@@ -119,7 +121,7 @@ pub(super) fn session(
         SessionRef::Conversation(conversation) => ("conversation = ?", &conversation.0),
     };
     let sql = format!(
-        "SELECT id, conversation, used_time FROM sessions WHERE caller = ? AND {condition}
+        "SELECT id, conversation, used_time, node FROM sessions WHERE caller = ? AND {condition}
          ORDER BY used_time DESC, id DESC LIMIT 1"
     );
     Ok(conn
@@ -130,6 +132,7 @@ pub(super) fn session(
                 caller: caller.clone(),
                 conversation: row.get::<_, Option<String>>(1)?.map(ConversationId),
                 used_time: Timestamp(row.get(2)?),
+                node: row.get::<_, Option<String>>(3)?.map(NodeId),
             })
         })
         .optional()?)

@@ -33,12 +33,13 @@ impl Transaction<'_> {
 
     pub fn save_session(&self, session: &SavedSession) -> Result<(), StoreError> {
         self.conn
-            .prepare_cached("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)")?
+            .prepare_cached("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)")?
             .execute(params![
                 session.id,
                 session.caller.0,
                 session.conversation.as_ref().map(|c| &c.0),
-                session.used_time.0
+                session.used_time.0,
+                session.node.as_ref().map(|node| &node.0)
             ])?;
         Ok(())
     }

@@ -133,7 +133,7 @@ impl Transaction<'_> {
     }
 
     pub fn claim(&mut self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
-        let mut choice = Choice::new(request, self.books.funds);
+        let mut choice = Choice::new(request, self.books.funds, request.now);
         let mut rank = read::rank_from(self.conn, 0)?;
         while let Some(r) = rank {
             self.choose(&mut choice, r, request.now)?;
@@ -434,6 +434,9 @@ impl Transaction<'_> {
             && let Some(row) = rows.next()?
         {
             let task = read::row(row)?.into_task()?;
+            if !choice.suits(&task) {
+                continue;
+            }
             if self.waits(&task, choice)? {
                 choice.pass_conversation();
             } else {
@@ -470,7 +473,7 @@ impl Transaction<'_> {
             (28, &r.attempt_cost), (29, &r.cost_estimated), (30, &r.recovery),
             (31, &r.saves_session), (32, &r.conversation), (33, &r.last_sequence),
             (34, &r.due_time), (35, &r.trace), (36, &r.usage),
-            (37, &r.session_offset),
+            (37, &r.session_offset), (38, &r.node_label), (39, &r.home),
         ];
         for (place, value) in values {
             statement.raw_bind_parameter(place, value)?;

@@ -88,6 +88,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """INTERNAL. A fault of the server; the log holds the cause."""
     ERROR_REASON_TASK_CANCELLED: _ErrorReason.ValueType  # 31
     """FAILED_PRECONDITION. The task is cancelled, so it cannot be retried or read."""
+    ERROR_REASON_NODE_SILENT: _ErrorReason.ValueType  # 32
+    """UNAVAILABLE. The server that node_id names has not answered the one that was
+    called; it may have done what was asked all the same.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error status carries a google.rpc.ErrorInfo
@@ -161,6 +165,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 30
 """INTERNAL. A fault of the server; the log holds the cause."""
 ERROR_REASON_TASK_CANCELLED: ErrorReason.ValueType  # 31
 """FAILED_PRECONDITION. The task is cancelled, so it cannot be retried or read."""
+ERROR_REASON_NODE_SILENT: ErrorReason.ValueType  # 32
+"""UNAVAILABLE. The server that node_id names has not answered the one that was
+called; it may have done what was asked all the same.
+"""
 global___ErrorReason = ErrorReason
 
 class _FailureReason:

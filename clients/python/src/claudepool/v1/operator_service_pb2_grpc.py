@@ -29,7 +29,10 @@ class OperatorServiceStub(object):
     """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
     tell of every caller's work and of the machine. Every error carries ErrorInfo;
     see ErrorReason.
-    node_id names the server meant; empty: the one that answers.
+    node_id names the server meant. Empty: all of them for scaling, the
+    supervisor, ListSlots and Drain; for the others the one that answers. A name
+    that no server has is INVALID_ARGUMENT, a server that does not answer
+    UNAVAILABLE (NODE_SILENT).
     """
 
     def __init__(self, channel):
@@ -109,12 +112,15 @@ class OperatorServiceServicer(object):
     """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
     tell of every caller's work and of the machine. Every error carries ErrorInfo;
     see ErrorReason.
-    node_id names the server meant; empty: the one that answers.
+    node_id names the server meant. Empty: all of them for scaling, the
+    supervisor, ListSlots and Drain; for the others the one that answers. A name
+    that no server has is INVALID_ARGUMENT, a server that does not answer
+    UNAVAILABLE (NODE_SILENT).
     """
 
     def ScaleUp(self, request, context):
-        """Adds slots. Refused before anything changes when the total would pass
-        max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
+        """Adds slots: of all servers to those with the fewest. Refused before
+        anything changes when the total would pass max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
         request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -206,7 +212,7 @@ class OperatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Drains the server: new work is refused with UNAVAILABLE (DRAINING), what
+        """Drains a server, or all: new work is refused with UNAVAILABLE (DRAINING), what
         runs finishes or goes back to the queue at the deadline, not counted.
         Final for this server process. A repeat waits for the same drain and gives
         the same answer.
@@ -295,7 +301,10 @@ class OperatorService(object):
     """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
     tell of every caller's work and of the machine. Every error carries ErrorInfo;
     see ErrorReason.
-    node_id names the server meant; empty: the one that answers.
+    node_id names the server meant. Empty: all of them for scaling, the
+    supervisor, ListSlots and Drain; for the others the one that answers. A name
+    that no server has is INVALID_ARGUMENT, a server that does not answer
+    UNAVAILABLE (NODE_SILENT).
     """
 
     @staticmethod

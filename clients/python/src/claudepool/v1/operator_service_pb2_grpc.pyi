@@ -21,7 +21,10 @@ class OperatorServiceStub:
     """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
     tell of every caller's work and of the machine. Every error carries ErrorInfo;
     see ErrorReason.
-    node_id names the server meant; empty: the one that answers.
+    node_id names the server meant. Empty: all of them for scaling, the
+    supervisor, ListSlots and Drain; for the others the one that answers. A name
+    that no server has is INVALID_ARGUMENT, a server that does not answer
+    UNAVAILABLE (NODE_SILENT).
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -29,8 +32,8 @@ class OperatorServiceStub:
         claudepool.v1.operator_service_pb2.ScaleUpRequest,
         claudepool.v1.operator_service_pb2.ScaleUpResponse,
     ]
-    """Adds slots. Refused before anything changes when the total would pass
-    max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
+    """Adds slots: of all servers to those with the fewest. Refused before
+    anything changes when the total would pass max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
     request_id.
     """
 
@@ -117,7 +120,7 @@ class OperatorServiceStub:
         claudepool.v1.operator_service_pb2.DrainRequest,
         claudepool.v1.operator_service_pb2.DrainResponse,
     ]
-    """Drains the server: new work is refused with UNAVAILABLE (DRAINING), what
+    """Drains a server, or all: new work is refused with UNAVAILABLE (DRAINING), what
     runs finishes or goes back to the queue at the deadline, not counted.
     Final for this server process. A repeat waits for the same drain and gives
     the same answer.
@@ -127,15 +130,18 @@ class OperatorServiceAsyncStub:
     """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
     tell of every caller's work and of the machine. Every error carries ErrorInfo;
     see ErrorReason.
-    node_id names the server meant; empty: the one that answers.
+    node_id names the server meant. Empty: all of them for scaling, the
+    supervisor, ListSlots and Drain; for the others the one that answers. A name
+    that no server has is INVALID_ARGUMENT, a server that does not answer
+    UNAVAILABLE (NODE_SILENT).
     """
 
     ScaleUp: grpc.aio.UnaryUnaryMultiCallable[
         claudepool.v1.operator_service_pb2.ScaleUpRequest,
         claudepool.v1.operator_service_pb2.ScaleUpResponse,
     ]
-    """Adds slots. Refused before anything changes when the total would pass
-    max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
+    """Adds slots: of all servers to those with the fewest. Refused before
+    anything changes when the total would pass max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
     request_id.
     """
 
@@ -222,7 +228,7 @@ class OperatorServiceAsyncStub:
         claudepool.v1.operator_service_pb2.DrainRequest,
         claudepool.v1.operator_service_pb2.DrainResponse,
     ]
-    """Drains the server: new work is refused with UNAVAILABLE (DRAINING), what
+    """Drains a server, or all: new work is refused with UNAVAILABLE (DRAINING), what
     runs finishes or goes back to the queue at the deadline, not counted.
     Final for this server process. A repeat waits for the same drain and gives
     the same answer.
@@ -232,7 +238,10 @@ class OperatorServiceServicer(metaclass=abc.ABCMeta):
     """The pool's operation, for callers with SCOPE_OPERATE, its gets as well: they
     tell of every caller's work and of the machine. Every error carries ErrorInfo;
     see ErrorReason.
-    node_id names the server meant; empty: the one that answers.
+    node_id names the server meant. Empty: all of them for scaling, the
+    supervisor, ListSlots and Drain; for the others the one that answers. A name
+    that no server has is INVALID_ARGUMENT, a server that does not answer
+    UNAVAILABLE (NODE_SILENT).
     """
 
     @abc.abstractmethod
@@ -241,8 +250,8 @@ class OperatorServiceServicer(metaclass=abc.ABCMeta):
         request: claudepool.v1.operator_service_pb2.ScaleUpRequest,
         context: _ServicerContext,
     ) -> typing.Union[claudepool.v1.operator_service_pb2.ScaleUpResponse, collections.abc.Awaitable[claudepool.v1.operator_service_pb2.ScaleUpResponse]]:
-        """Adds slots. Refused before anything changes when the total would pass
-        max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
+        """Adds slots: of all servers to those with the fewest. Refused before
+        anything changes when the total would pass max_slots: FAILED_PRECONDITION (SLOT_BOUNDS). Safe to repeat with a
         request_id.
         """
 
@@ -353,7 +362,7 @@ class OperatorServiceServicer(metaclass=abc.ABCMeta):
         request: claudepool.v1.operator_service_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> typing.Union[claudepool.v1.operator_service_pb2.DrainResponse, collections.abc.Awaitable[claudepool.v1.operator_service_pb2.DrainResponse]]:
-        """Drains the server: new work is refused with UNAVAILABLE (DRAINING), what
+        """Drains a server, or all: new work is refused with UNAVAILABLE (DRAINING), what
         runs finishes or goes back to the queue at the deadline, not counted.
         Final for this server process. A repeat waits for the same drain and gives
         the same answer.

@@ -680,12 +680,15 @@ class ChainOptions(google.protobuf.message.Message):
     ISOLATION_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
     RECOVERY_FIELD_NUMBER: builtins.int
+    NODE_LABEL_FIELD_NUMBER: builtins.int
     working_dir: builtins.str
     """Absolute path of the working directory; as TaskSpec.working_dir."""
     isolation: claudepool.v1.task_pb2.Isolation.ValueType
     """Where the chain's files live."""
     recovery: claudepool.v1.task_pb2.RecoveryPolicy.ValueType
     """What a crash does to a step."""
+    node_label: builtins.str
+    """As TaskSpec.node_label, of every step."""
     @property
     def settings(self) -> claudepool.v1.settings_pb2.RunSettings:
         """Settings under every step's own."""
@@ -702,9 +705,10 @@ class ChainOptions(google.protobuf.message.Message):
         isolation: claudepool.v1.task_pb2.Isolation.ValueType = ...,
         tags: collections.abc.Iterable[builtins.str] | None = ...,
         recovery: claudepool.v1.task_pb2.RecoveryPolicy.ValueType = ...,
+        node_label: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["settings", b"settings"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["isolation", b"isolation", "recovery", b"recovery", "settings", b"settings", "tags", b"tags", "working_dir", b"working_dir"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["isolation", b"isolation", "node_label", b"node_label", "recovery", b"recovery", "settings", b"settings", "tags", b"tags", "working_dir", b"working_dir"]) -> None: ...
 
 global___ChainOptions = ChainOptions
 
@@ -1229,7 +1233,7 @@ class GetStatusRequest(google.protobuf.message.Message):
 
     NODE_ID_FIELD_NUMBER: builtins.int
     node_id: builtins.str
-    """Only this server's slots. Empty: all."""
+    """Only this server's part. Empty: the sum of all."""
     def __init__(
         self,
         *,
@@ -1270,7 +1274,7 @@ class WatchStatusRequest(google.protobuf.message.Message):
     INTERVAL_FIELD_NUMBER: builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: builtins.int
     node_id: builtins.str
-    """Only this server's slots. Empty: all."""
+    """Only this server's part. Empty: the sum of all."""
     @property
     def interval(self) -> google.protobuf.duration_pb2.Duration:
         """Shortest time between two snapshots. Range: 100 ms to 60 s. Unset: 1 s."""

@@ -199,8 +199,74 @@ class Hold(google.protobuf.message.Message):
 global___Hold = Hold
 
 @typing.final
+class Node(google.protobuf.message.Message):
+    """One server of many on the same store."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    AGENT_VERSION_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    SLOTS_TOTAL_FIELD_NUMBER: builtins.int
+    SLOTS_IDLE_FIELD_NUMBER: builtins.int
+    SLOTS_BUSY_FIELD_NUMBER: builtins.int
+    SLOTS_ERRORED_FIELD_NUMBER: builtins.int
+    WATCHERS_FIELD_NUMBER: builtins.int
+    DRAINING_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    node_id: builtins.str
+    """Its name."""
+    version: builtins.str
+    """Its version."""
+    agent_version: builtins.str
+    """The version of its agent program."""
+    slots_total: builtins.int
+    """Slots in all."""
+    slots_idle: builtins.int
+    """Slots ready for a task."""
+    slots_busy: builtins.int
+    """Slots that run an attempt."""
+    slots_errored: builtins.int
+    """Slots that gave up."""
+    watchers: builtins.int
+    """Streams that it serves."""
+    draining: builtins.bool
+    """Whether it drains."""
+    @property
+    def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it started."""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What tasks may ask for with TaskSpec.node_label."""
+
+    def __init__(
+        self,
+        *,
+        node_id: builtins.str = ...,
+        version: builtins.str = ...,
+        agent_version: builtins.str = ...,
+        start_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        slots_total: builtins.int = ...,
+        slots_idle: builtins.int = ...,
+        slots_busy: builtins.int = ...,
+        slots_errored: builtins.int = ...,
+        watchers: builtins.int = ...,
+        draining: builtins.bool = ...,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["start_time", b"start_time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent_version", b"agent_version", "draining", b"draining", "labels", b"labels", "node_id", b"node_id", "slots_busy", b"slots_busy", "slots_errored", b"slots_errored", "slots_idle", b"slots_idle", "slots_total", b"slots_total", "start_time", b"start_time", "version", b"version", "watchers", b"watchers"]) -> None: ...
+
+global___Node = Node
+
+@typing.final
 class PoolStatus(google.protobuf.message.Message):
-    """The pool at one moment."""
+    """The pool at one moment. Of many servers on one store it is the sum of all, as
+    each last told of itself, at most some seconds ago; tasks, money, hold, pause
+    and context are everybody's.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -225,8 +291,12 @@ class PoolStatus(google.protobuf.message.Message):
     SUPERVISOR_FIELD_NUMBER: builtins.int
     PAUSE_REASON_FIELD_NUMBER: builtins.int
     SLOTS_RETIRING_FIELD_NUMBER: builtins.int
+    SLOTS_MIN_FIELD_NUMBER: builtins.int
+    SLOTS_MAX_FIELD_NUMBER: builtins.int
+    NODES_FIELD_NUMBER: builtins.int
+    NODE_LABELS_FIELD_NUMBER: builtins.int
     node_id: builtins.str
-    """The server that answered."""
+    """The server that answered, or the one that was asked for."""
     version: builtins.str
     """The server's version."""
     agent_version: builtins.str
@@ -259,6 +329,10 @@ class PoolStatus(google.protobuf.message.Message):
     """Why an operator paused admission, in the operator's words."""
     slots_retiring: builtins.int
     """Slots that leave when their task ends."""
+    slots_min: builtins.int
+    """Fewest slots that scaling leaves."""
+    slots_max: builtins.int
+    """Most slots that scaling makes."""
     @property
     def start_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the server started."""
@@ -274,6 +348,14 @@ class PoolStatus(google.protobuf.message.Message):
     @property
     def slots(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Slot]:
         """Every slot."""
+
+    @property
+    def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Node]:
+        """The servers, by name, where there may be many."""
+
+    @property
+    def node_labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What the server's tasks may ask for with TaskSpec.node_label."""
 
     def __init__(
         self,
@@ -299,9 +381,13 @@ class PoolStatus(google.protobuf.message.Message):
         supervisor: builtins.bool = ...,
         pause_reason: builtins.str = ...,
         slots_retiring: builtins.int = ...,
+        slots_min: builtins.int = ...,
+        slots_max: builtins.int = ...,
+        nodes: collections.abc.Iterable[global___Node] | None = ...,
+        node_labels: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_budget_microdollars", b"_budget_microdollars", "budget_microdollars", b"budget_microdollars", "hold", b"hold", "start_time", b"start_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_budget_microdollars", b"_budget_microdollars", "agent_version", b"agent_version", "budget_microdollars", b"budget_microdollars", "context_revision", b"context_revision", "draining", b"draining", "hold", b"hold", "node_id", b"node_id", "pause_reason", b"pause_reason", "paused", b"paused", "reserved_microdollars", b"reserved_microdollars", "slots", b"slots", "slots_busy", b"slots_busy", "slots_errored", b"slots_errored", "slots_idle", b"slots_idle", "slots_retiring", b"slots_retiring", "slots_total", b"slots_total", "spent_microdollars", b"spent_microdollars", "start_time", b"start_time", "supervisor", b"supervisor", "tasks", b"tasks", "version", b"version", "watchers", b"watchers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_budget_microdollars", b"_budget_microdollars", "agent_version", b"agent_version", "budget_microdollars", b"budget_microdollars", "context_revision", b"context_revision", "draining", b"draining", "hold", b"hold", "node_id", b"node_id", "node_labels", b"node_labels", "nodes", b"nodes", "pause_reason", b"pause_reason", "paused", b"paused", "reserved_microdollars", b"reserved_microdollars", "slots", b"slots", "slots_busy", b"slots_busy", "slots_errored", b"slots_errored", "slots_idle", b"slots_idle", "slots_max", b"slots_max", "slots_min", b"slots_min", "slots_retiring", b"slots_retiring", "slots_total", b"slots_total", "spent_microdollars", b"spent_microdollars", "start_time", b"start_time", "supervisor", b"supervisor", "tasks", b"tasks", "version", b"version", "watchers", b"watchers"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_budget_microdollars", b"_budget_microdollars"]) -> typing.Literal["budget_microdollars"] | None: ...
 
 global___PoolStatus = PoolStatus

@@ -269,6 +269,7 @@ class TaskSpec(google.protobuf.message.Message):
     CONVERSATION_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
     RECOVERY_FIELD_NUMBER: builtins.int
+    NODE_LABEL_FIELD_NUMBER: builtins.int
     prompt: builtins.str
     """Text for the agent: data, never a command of the CLI and never a file
     reference (see RunSettings.slash_commands and attachments). 1 byte to
@@ -283,8 +284,11 @@ class TaskSpec(google.protobuf.message.Message):
     isolation: global___Isolation.ValueType
     """Where its files live."""
     recovery: global___RecoveryPolicy.ValueType
-    """What a crash does to it.
-    11 to 19 are left for priority, concurrency key, start time and labels.
+    """What a crash does to it."""
+    node_label: builtins.str
+    """Only servers that carry this label (pool.node_labels) run the task; it waits
+    until one does. 0 to 128 bytes. Empty: any server.
+    12 to 19 are left for priority, concurrency key and start time.
     """
     @property
     def settings(self) -> claudepool.v1.settings_pb2.RunSettings:
@@ -308,9 +312,10 @@ class TaskSpec(google.protobuf.message.Message):
         conversation: global___Conversation | None = ...,
         tags: collections.abc.Iterable[builtins.str] | None = ...,
         recovery: global___RecoveryPolicy.ValueType = ...,
+        node_label: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["conversation", b"conversation", "input", b"input", "prompt", b"prompt", "settings", b"settings"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conversation", b"conversation", "input", b"input", "isolation", b"isolation", "prompt", b"prompt", "recovery", b"recovery", "settings", b"settings", "tags", b"tags", "working_dir", b"working_dir"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation", b"conversation", "input", b"input", "isolation", b"isolation", "node_label", b"node_label", "prompt", b"prompt", "recovery", b"recovery", "settings", b"settings", "tags", b"tags", "working_dir", b"working_dir"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["input", b"input"]) -> typing.Literal["prompt"] | None: ...
 
 global___TaskSpec = TaskSpec

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file claudepool/v1/status.proto.
  */
 export const file_claudepool_v1_status: GenFile = /*@__PURE__*/
-  fileDesc("ChpjbGF1ZGVwb29sL3YxL3N0YXR1cy5wcm90bxINY2xhdWRlcG9vbC52MSLfAgoEU2xvdBIPCgdzbG90X2lkGAEgASgJEg8KB25vZGVfaWQYAiABKAkSJwoFc3RhdGUYAyABKA4yGC5jbGF1ZGVwb29sLnYxLlNsb3RTdGF0ZRIuCgpzdGF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCgNwaWQYBSABKAVIAIgBARIZCgxtZW1vcnlfYnl0ZXMYBiABKANIAYgBARIPCgd0YXNrX2lkGAcgASgJEhQKDGF0dGVtcHRzX3J1bhgIIAEoAxIQCghsYXVuY2hlcxgJIAEoAxIOCgZyZXNldHMYCiABKAMSEAoIcmVjeWNsZXMYCyABKAMSFwoPZmFpbGVkX2xhdW5jaGVzGAwgASgFEhIKCmxhc3RfZXJyb3IYDSABKAkSDgoGc3BhcmVzGA4gASgFQgYKBF9waWRCDwoNX21lbW9yeV9ieXRlcyJECgpTdGF0ZUNvdW50EicKBXN0YXRlGAEgASgOMhguY2xhdWRlcG9vbC52MS5UYXNrU3RhdGUSDQoFY291bnQYAiABKAMigwEKBEhvbGQSKQoFdW50aWwYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCWVzdGltYXRlZBgCIAEoCBIPCgdtZXNzYWdlGAMgASgJEiwKBnJlYXNvbhgEIAEoDjIcLmNsYXVkZXBvb2wudjEuRmFpbHVyZVJlYXNvbiK/BAoKUG9vbFN0YXR1cxIPCgdub2RlX2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRIuCgpzdGFydF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBITCgtzbG90c190b3RhbBgFIAEoBRISCgpzbG90c19pZGxlGAYgASgFEhIKCnNsb3RzX2J1c3kYByABKAUSFQoNc2xvdHNfZXJyb3JlZBgIIAEoBRIoCgV0YXNrcxgJIAMoCzIZLmNsYXVkZXBvb2wudjEuU3RhdGVDb3VudBIaChJzcGVudF9taWNyb2RvbGxhcnMYCiABKAMSHQoVcmVzZXJ2ZWRfbWljcm9kb2xsYXJzGAsgASgDEiAKE2J1ZGdldF9taWNyb2RvbGxhcnMYDCABKANIAIgBARIhCgRob2xkGA0gASgLMhMuY2xhdWRlcG9vbC52MS5Ib2xkEg4KBnBhdXNlZBgOIAEoCBIQCghkcmFpbmluZxgPIAEoCBIiCgVzbG90cxgQIAMoCzITLmNsYXVkZXBvb2wudjEuU2xvdBIYChBjb250ZXh0X3JldmlzaW9uGBEgASgDEhAKCHdhdGNoZXJzGBIgASgDEhIKCnN1cGVydmlzb3IYEyABKAgSFAoMcGF1c2VfcmVhc29uGBQgASgJEhYKDnNsb3RzX3JldGlyaW5nGBUgASgFQhYKFF9idWRnZXRfbWljcm9kb2xsYXJzKtEBCglTbG90U3RhdGUSGgoWU0xPVF9TVEFURV9VTlNQRUNJRklFRBAAEhcKE1NMT1RfU1RBVEVfU1RBUlRJTkcQARITCg9TTE9UX1NUQVRFX0lETEUQAhITCg9TTE9UX1NUQVRFX0JVU1kQAxIYChRTTE9UX1NUQVRFX1JFU0VUVElORxAEEhoKFlNMT1RfU1RBVEVfQkFDS0lOR19PRkYQBRIWChJTTE9UX1NUQVRFX0VSUk9SRUQQBhIXChNTTE9UX1NUQVRFX1JFVElSSU5HEAdiBnByb3RvMw", [file_claudepool_v1_errors, file_claudepool_v1_task, file_google_protobuf_timestamp]);
+  fileDesc("ChpjbGF1ZGVwb29sL3YxL3N0YXR1cy5wcm90bxINY2xhdWRlcG9vbC52MSLfAgoEU2xvdBIPCgdzbG90X2lkGAEgASgJEg8KB25vZGVfaWQYAiABKAkSJwoFc3RhdGUYAyABKA4yGC5jbGF1ZGVwb29sLnYxLlNsb3RTdGF0ZRIuCgpzdGF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCgNwaWQYBSABKAVIAIgBARIZCgxtZW1vcnlfYnl0ZXMYBiABKANIAYgBARIPCgd0YXNrX2lkGAcgASgJEhQKDGF0dGVtcHRzX3J1bhgIIAEoAxIQCghsYXVuY2hlcxgJIAEoAxIOCgZyZXNldHMYCiABKAMSEAoIcmVjeWNsZXMYCyABKAMSFwoPZmFpbGVkX2xhdW5jaGVzGAwgASgFEhIKCmxhc3RfZXJyb3IYDSABKAkSDgoGc3BhcmVzGA4gASgFQgYKBF9waWRCDwoNX21lbW9yeV9ieXRlcyJECgpTdGF0ZUNvdW50EicKBXN0YXRlGAEgASgOMhguY2xhdWRlcG9vbC52MS5UYXNrU3RhdGUSDQoFY291bnQYAiABKAMigwEKBEhvbGQSKQoFdW50aWwYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCWVzdGltYXRlZBgCIAEoCBIPCgdtZXNzYWdlGAMgASgJEiwKBnJlYXNvbhgEIAEoDjIcLmNsYXVkZXBvb2wudjEuRmFpbHVyZVJlYXNvbiL3AQoETm9kZRIPCgdub2RlX2lkGAEgASgJEg8KB3ZlcnNpb24YAiABKAkSFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRIuCgpzdGFydF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBITCgtzbG90c190b3RhbBgFIAEoBRISCgpzbG90c19pZGxlGAYgASgFEhIKCnNsb3RzX2J1c3kYByABKAUSFQoNc2xvdHNfZXJyb3JlZBgIIAEoBRIQCgh3YXRjaGVycxgJIAEoAxIQCghkcmFpbmluZxgKIAEoCBIOCgZsYWJlbHMYCyADKAkingUKClBvb2xTdGF0dXMSDwoHbm9kZV9pZBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgJEhUKDWFnZW50X3ZlcnNpb24YAyABKAkSLgoKc3RhcnRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLc2xvdHNfdG90YWwYBSABKAUSEgoKc2xvdHNfaWRsZRgGIAEoBRISCgpzbG90c19idXN5GAcgASgFEhUKDXNsb3RzX2Vycm9yZWQYCCABKAUSKAoFdGFza3MYCSADKAsyGS5jbGF1ZGVwb29sLnYxLlN0YXRlQ291bnQSGgoSc3BlbnRfbWljcm9kb2xsYXJzGAogASgDEh0KFXJlc2VydmVkX21pY3JvZG9sbGFycxgLIAEoAxIgChNidWRnZXRfbWljcm9kb2xsYXJzGAwgASgDSACIAQESIQoEaG9sZBgNIAEoCzITLmNsYXVkZXBvb2wudjEuSG9sZBIOCgZwYXVzZWQYDiABKAgSEAoIZHJhaW5pbmcYDyABKAgSIgoFc2xvdHMYECADKAsyEy5jbGF1ZGVwb29sLnYxLlNsb3QSGAoQY29udGV4dF9yZXZpc2lvbhgRIAEoAxIQCgh3YXRjaGVycxgSIAEoAxISCgpzdXBlcnZpc29yGBMgASgIEhQKDHBhdXNlX3JlYXNvbhgUIAEoCRIWCg5zbG90c19yZXRpcmluZxgVIAEoBRIRCglzbG90c19taW4YFiABKAUSEQoJc2xvdHNfbWF4GBcgASgFEiIKBW5vZGVzGBggAygLMhMuY2xhdWRlcG9vbC52MS5Ob2RlEhMKC25vZGVfbGFiZWxzGBkgAygJQhYKFF9idWRnZXRfbWljcm9kb2xsYXJzKtEBCglTbG90U3RhdGUSGgoWU0xPVF9TVEFURV9VTlNQRUNJRklFRBAAEhcKE1NMT1RfU1RBVEVfU1RBUlRJTkcQARITCg9TTE9UX1NUQVRFX0lETEUQAhITCg9TTE9UX1NUQVRFX0JVU1kQAxIYChRTTE9UX1NUQVRFX1JFU0VUVElORxAEEhoKFlNMT1RfU1RBVEVfQkFDS0lOR19PRkYQBRIWChJTTE9UX1NUQVRFX0VSUk9SRUQQBhIXChNTTE9UX1NUQVRFX1JFVElSSU5HEAdiBnByb3RvMw", [file_claudepool_v1_errors, file_claudepool_v1_task, file_google_protobuf_timestamp]);
 
 /**
  * A place that runs one attempt at a time.
@@ -201,13 +201,106 @@ export const HoldSchema: GenMessage<Hold> = /*@__PURE__*/
   messageDesc(file_claudepool_v1_status, 2);
 
 /**
- * The pool at one moment.
+ * One server of many on the same store.
+ *
+ * @generated from message claudepool.v1.Node
+ */
+export type Node = Message<"claudepool.v1.Node"> & {
+  /**
+   * Its name.
+   *
+   * @generated from field: string node_id = 1;
+   */
+  nodeId: string;
+
+  /**
+   * Its version.
+   *
+   * @generated from field: string version = 2;
+   */
+  version: string;
+
+  /**
+   * The version of its agent program.
+   *
+   * @generated from field: string agent_version = 3;
+   */
+  agentVersion: string;
+
+  /**
+   * When it started.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 4;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Slots in all.
+   *
+   * @generated from field: int32 slots_total = 5;
+   */
+  slotsTotal: number;
+
+  /**
+   * Slots ready for a task.
+   *
+   * @generated from field: int32 slots_idle = 6;
+   */
+  slotsIdle: number;
+
+  /**
+   * Slots that run an attempt.
+   *
+   * @generated from field: int32 slots_busy = 7;
+   */
+  slotsBusy: number;
+
+  /**
+   * Slots that gave up.
+   *
+   * @generated from field: int32 slots_errored = 8;
+   */
+  slotsErrored: number;
+
+  /**
+   * Streams that it serves.
+   *
+   * @generated from field: int64 watchers = 9;
+   */
+  watchers: bigint;
+
+  /**
+   * Whether it drains.
+   *
+   * @generated from field: bool draining = 10;
+   */
+  draining: boolean;
+
+  /**
+   * What tasks may ask for with TaskSpec.node_label.
+   *
+   * @generated from field: repeated string labels = 11;
+   */
+  labels: string[];
+};
+
+/**
+ * Describes the message claudepool.v1.Node.
+ * Use `create(NodeSchema)` to create a new message.
+ */
+export const NodeSchema: GenMessage<Node> = /*@__PURE__*/
+  messageDesc(file_claudepool_v1_status, 3);
+
+/**
+ * The pool at one moment. Of many servers on one store it is the sum of all, as
+ * each last told of itself, at most some seconds ago; tasks, money, hold, pause
+ * and context are everybody's.
  *
  * @generated from message claudepool.v1.PoolStatus
  */
 export type PoolStatus = Message<"claudepool.v1.PoolStatus"> & {
   /**
-   * The server that answered.
+   * The server that answered, or the one that was asked for.
    *
    * @generated from field: string node_id = 1;
    */
@@ -352,6 +445,34 @@ export type PoolStatus = Message<"claudepool.v1.PoolStatus"> & {
    * @generated from field: int32 slots_retiring = 21;
    */
   slotsRetiring: number;
+
+  /**
+   * Fewest slots that scaling leaves.
+   *
+   * @generated from field: int32 slots_min = 22;
+   */
+  slotsMin: number;
+
+  /**
+   * Most slots that scaling makes.
+   *
+   * @generated from field: int32 slots_max = 23;
+   */
+  slotsMax: number;
+
+  /**
+   * The servers, by name, where there may be many.
+   *
+   * @generated from field: repeated claudepool.v1.Node nodes = 24;
+   */
+  nodes: Node[];
+
+  /**
+   * What the server's tasks may ask for with TaskSpec.node_label.
+   *
+   * @generated from field: repeated string node_labels = 25;
+   */
+  nodeLabels: string[];
 };
 
 /**
@@ -359,7 +480,7 @@ export type PoolStatus = Message<"claudepool.v1.PoolStatus"> & {
  * Use `create(PoolStatusSchema)` to create a new message.
  */
 export const PoolStatusSchema: GenMessage<PoolStatus> = /*@__PURE__*/
-  messageDesc(file_claudepool_v1_status, 3);
+  messageDesc(file_claudepool_v1_status, 4);
 
 /**
  * Where a slot is in its life.

@@ -1,0 +1,100 @@
+//! From a database to one of today's schema, whoever else is about it.
+
+use std::time::Duration;
+
+use deadpool_postgres::Object;
+use tokio::time::timeout;
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+use super::fault;
+use crate::store::OpenError;
+
+/// One script per schema version, from 1. Only ever appended to.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_initial.sql")];
+
+/// Longest time of them all: others may be at it, and a table may be large.
+const TIME_MAX: Duration = Duration::from_secs(600);
+
+/// The lock that whoever migrates holds: "clpo", as in the file of SQLite.
+const LOCK: i64 = 0x636c_706f;
+
+/// Brings the schema to today's, a transaction per version.
+pub(super) async fn migrate(mut client: Object, place: &str) -> Result<(), OpenError> {
+    let work = async {
+        while step(&mut client, place).await? {}
+        Ok(())
+    };
+    let late = |_| {
+        OpenError(format!(
+            "{place} does not answer: is somebody else migrating it?"
+        ))
+    };
+    let done = timeout(TIME_MAX, work).await.map_err(late)?;
+    // What was set for it is not for calls.
+    drop(Object::take(client));
+    done
+}
+
+/// Whether it brought the schema a version further.
+async fn step(client: &mut Object, place: &str) -> Result<bool, OpenError> {
+    let failed = |error: Error| refused(place, &error);
+    let tx = client.transaction().await.map_err(failed)?;
+    tx.batch_execute(&format!(
+        "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0;
+         SELECT pg_advisory_xact_lock({LOCK})"
+    ))
+    .await
+    .map_err(failed)?;
+    let sql = "SELECT to_regclass('claudepool_schema') IS NOT NULL,
+               to_regclass('tasks') IS NOT NULL";
+    let found = tx.query_one(sql, &[]).await.map_err(failed)?;
+    let (ours, tasks): (bool, bool) = (found.get(0), found.get(1));
+    if !ours && tasks {
+        return Err(OpenError(format!(
+            "{place} is the database of another program: use another one"
+        )));
+    }
+    if !ours {
+        let sql = "CREATE TABLE claudepool_schema (version integer NOT NULL);
+                   INSERT INTO claudepool_schema VALUES (0)";
+        tx.batch_execute(sql).await.map_err(failed)?;
+    }
+    let version = tx
+        .query_one("SELECT version FROM claudepool_schema", &[])
+        .await;
+    let version: i32 = version.map_err(failed)?.get(0);
+    let known = MIGRATIONS.len();
+    let Some(version) = usize::try_from(version).ok().filter(|v| *v <= known) else {
+        return Err(OpenError(format!(
+            "{place} was written by a newer claudepool (schema {version}, this one knows \
+             {known}): use that one, or another database"
+        )));
+    };
+    let Some(script) = MIGRATIONS.get(version) else {
+        return Ok(false);
+    };
+    tx.batch_execute(script).await.map_err(failed)?;
+    let next = version as i32 + 1;
+    tx.execute("UPDATE claudepool_schema SET version = $1", &[&next])
+        .await
+        .map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    Ok(true)
+}
+
+/// One sentence with what the engine says and the way out.
+pub(super) fn refused(place: &str, error: &Error) -> OpenError {
+    let way = match error.code() {
+        Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+            ": let the user own the database"
+        }
+        Some(code) if *code == SqlState::INVALID_CATALOG_NAME => ": create it first",
+        Some(_) => "",
+        None => ": is it there, and is it the right address?",
+    };
+    OpenError(format!(
+        "{place} cannot be used ({}){way}",
+        fault::said(error)
+    ))
+}
