@@ -71,8 +71,8 @@ simulation: ## Run SEEDS seeds of the simulation from FIRST; a tenth on SQLite.
 demo: ## Show everything once (release build).
 	cargo run --release --locked -- demo
 
-bench: $(CLAUDE) ## Measure against `claude -p` and a bare warm process.
-	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) cargo bench --locked --bench warm
+bench: $(CLAUDE) ## Measure everything side by side; writes docs/benchmarks.md. ROWS="submit unary" for some, QUICK=1 for a look.
+	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) cargo bench --locked --bench suite -- $(ROWS)
 
 test-readme: $(GRPCURL) $(BUF) $(HEALTH_PROBE) ## Run the README's examples with other people's tools.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
