@@ -71,6 +71,18 @@ impl Template {
         program.chain(args.map(String::from)).collect()
     }
 
+    /// Another program with the same environment and a home of its own.
+    pub fn alone(&self, program: &Path, home: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .envs(self.env.iter().cloned())
+            .env_remove("CLAUDE_CONFIG_DIR")
+            .env("HOME", home)
+            .current_dir(&self.dir);
+        command
+    }
+
     fn command(&self, program: &str, args: &[String], home: &Path) -> Result<Command, Failure> {
         std::fs::create_dir_all(home)?;
         let mut command = Command::new(program);

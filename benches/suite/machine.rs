@@ -15,11 +15,17 @@ pub fn describe(scratch: &Path) -> Result<Vec<String>, Failure> {
     let mut lines = vec![
         format!("- machine: {cpu}, {cores} cores, {memory}"),
         format!("- Linux {}", kernel.trim()),
-        format!("- fdatasync of 4 KiB on the disk of the run: {:.2} ms", sync_time(scratch)?),
+        format!(
+            "- fdatasync of 4 KiB on the disk of the run: {:.2} ms",
+            sync_time(scratch)?
+        ),
         format!("- claudepool {}, release build", env!("CARGO_PKG_VERSION")),
         format!("- SQLite {}", rusqlite::version()),
     ];
-    for (name, program) in [("rustc", Some("rustc".into())), ("Claude Code", std::env::var_os("CLAUDEPOOL_TEST_CLAUDE"))] {
+    for (name, program) in [
+        ("rustc", Some("rustc".into())),
+        ("Claude Code", std::env::var_os("CLAUDEPOOL_TEST_CLAUDE")),
+    ] {
         if let Some(program) = program
             && let Ok(output) = Command::new(program).arg("--version").output()
         {

@@ -12,6 +12,7 @@ mod disk;
 mod machine;
 mod measure;
 mod page;
+mod peers;
 mod plot;
 mod proc;
 mod raw;
@@ -25,7 +26,10 @@ use claudepool::agent::claude::shim;
 use claudepool::clock::Clock;
 
 use measure::{Failure, Row, Size};
-use rows::{Place, ROWS};
+use rows::{PEERS, Place, ROWS};
+
+/// Rows that were kept longer ago belong to another run.
+const RUN_SECONDS_MAX: i64 = 3 * 3600;
 
 fn main() -> Result<(), Failure> {
     shim::intercept();
@@ -37,17 +41,27 @@ fn main() -> Result<(), Failure> {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let kept = scratch.with_file_name("bench").join("rows");
     std::fs::create_dir_all(&kept)?;
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let known = |name: &String| *name == "page" || ROWS.iter().any(|(row, _)| row == name);
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .collect();
+    let every = || PEERS.iter().chain(ROWS);
+    let known = |name: &String| *name == "page" || every().any(|(row, _)| row == name);
     if let Some(name) = wanted.iter().find(|name| !known(name)) {
-        let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<_> = every().map(|(name, _)| *name).collect();
         return Err(format!("there is no row {name}: there are {}", names.join(", ")).into());
     }
     let size = Size::from_env();
-    let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(scratch)?;
+    let dir = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(scratch)?;
     let mut failed = Vec::new();
-    for (name, measure) in ROWS {
-        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == name) {
+    for (name, measure) in every() {
+        let is_wanted = match wanted.is_empty() {
+            true => ROWS.iter().any(|(row, _)| row == name),
+            false => wanted.iter().any(|wanted| wanted == name),
+        };
+        if !is_wanted {
             continue;
         }
         let place = Place {
@@ -56,7 +70,9 @@ fn main() -> Result<(), Failure> {
             claude: std::env::var_os("CLAUDEPOOL_TEST_CLAUDE").map(PathBuf::from),
         };
         let begun = Instant::now();
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
         match runtime.block_on(measure(place)) {
             Ok(mut row) => {
                 row.seconds = begun.elapsed().as_secs_f64();
@@ -88,15 +104,17 @@ fn keep(kept: &Path, row: &Row) -> Result<(), Failure> {
     Ok(std::fs::write(file, serde_json::to_vec_pretty(row)?)?)
 }
 
-/// What was kept, in the page's order; first of all what peers were seen to do.
+/// What was kept, in the page's order. What is older than a run takes belongs to
+/// another.
 fn read(kept: &Path) -> Result<Vec<Row>, Failure> {
     let mut found = Vec::new();
-    let names = ROWS.iter().map(|(name, _)| *name);
-    for name in ["peers-cli", "peers-queue"].into_iter().chain(names) {
+    for (name, _) in ROWS.iter().chain(PEERS) {
         let file = kept.join(format!("{name}.json"));
         if file.exists() {
-            found.push(serde_json::from_slice(&std::fs::read(file)?)?);
+            found.push(serde_json::from_slice::<Row>(&std::fs::read(file)?)?);
         }
     }
+    let now = Clock::system().now().0 / 1_000_000;
+    found.retain(|row| now - row.time < RUN_SECONDS_MAX);
     Ok(found)
 }

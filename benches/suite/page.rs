@@ -22,8 +22,15 @@ pub fn write(root: &Path, rows: &[Row], machine: &[String]) -> Result<(), Failur
         writeln!(page, "{line}")?;
     }
     let seconds: f64 = rows.iter().map(|row| row.seconds).sum();
-    writeln!(page, "- time of all rows: {:.0} min\n\n## Goals\n", seconds / 60.0)?;
-    writeln!(page, "| row | what | goal | seen | |\n| --- | --- | --- | --- | --- |")?;
+    writeln!(
+        page,
+        "- time of all rows: {:.0} min\n\n## Goals\n",
+        seconds / 60.0
+    )?;
+    writeln!(
+        page,
+        "| row | what | goal | seen | |\n| --- | --- | --- | --- | --- |"
+    )?;
     for row in rows {
         for goal in &row.goals {
             let link = format!("[{}](#{})", row.name, anchor(&row.title));
@@ -70,7 +77,10 @@ pub fn section(row: &Row, level: usize) -> String {
         let _ = writeln!(text, "| {way} | {} |", cells.join(" | "));
     }
     if !row.goals.is_empty() {
-        let _ = writeln!(text, "\n| what | goal | seen | |\n| --- | --- | --- | --- |");
+        let _ = writeln!(
+            text,
+            "\n| what | goal | seen | |\n| --- | --- | --- | --- |"
+        );
         for goal in &row.goals {
             let _ = writeln!(text, "{}", goal_cells(goal));
         }
@@ -126,7 +136,10 @@ fn goal_cells(goal: &Goal) -> String {
     };
     let met = if goal.is_met() { "met" } else { "**not met**" };
     let (limit, seen) = (number(goal.limit), number(goal.seen()));
-    format!("| {} | {bound} {limit}{unit} | {seen}{range} | {met} |", goal.what)
+    format!(
+        "| {} | {bound} {limit}{unit} | {seen}{range} | {met} |",
+        goal.what
+    )
 }
 
 /// The lowest and the highest.

@@ -28,7 +28,7 @@ use super::measure::Failure;
 type Messages = Pin<Box<dyn Stream<Item = Result<WatchTaskResponse, Status>> + Send>>;
 
 /// What a stream sends.
-#[derive(Clone, PartialEq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Wanted {
     /// Messages; 0: the stream says one and then is idle.
     #[prost(uint32, tag = "1")]

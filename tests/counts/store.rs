@@ -169,7 +169,9 @@ async fn a_fan_out_is_one_change_and_then_those_of_its_tasks() {
     let counted = Counted::busy().await;
 
     let specs = (0..TASKS).map(|_| spec("say later")).collect();
-    let made = counted.during(counted.pool.fan_out(specs, None, true)).await;
+    let made = counted
+        .during(counted.pool.fan_out(specs, None, true))
+        .await;
 
     assert_eq!((made.changes, made.appends), (1, 0));
 }

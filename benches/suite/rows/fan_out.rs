@@ -36,19 +36,32 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
         row.add("tasks/s", "fan-outs of 500", steady);
         row.add("tasks/s", "one fan-out", rate);
         let grown = (peak - before) / all as f64 / 1024.0;
-        row.add("server's MiB more at its peak", "one fan-out", (peak - before) / MIB);
-        row.goal("one fan-out / steady state", "", Bound::AtLeast, 0.9, rate / steady);
-        row.goal("server's KiB more a task, at its peak", "KiB", Bound::AtMost, 2.0, grown);
+        row.add(
+            "server's MiB more at its peak",
+            "one fan-out",
+            (peak - before) / MIB,
+        );
+        row.goal(
+            "one fan-out / steady state",
+            "",
+            Bound::AtLeast,
+            0.9,
+            rate / steady,
+        );
+        row.goal(
+            "server's KiB more a task, at its peak",
+            "KiB",
+            Bound::AtMost,
+            2.0,
+            grown,
+        );
     }
     Ok(row)
 }
 
 /// Runs one; the server's highest memory meanwhile, as far as it was seen.
 async fn run(server: &Server, tasks: usize) -> Result<f64, Failure> {
-    let mut client = server
-        .client()
-        .await?
-        .max_decoding_message_size(64 << 20);
+    let mut client = server.client().await?.max_decoding_message_size(64 << 20);
     let request = pb::FanOutRequest {
         tasks: (0..tasks).map(|_| spec("say ok")).collect(),
         ..Default::default()

@@ -81,7 +81,10 @@ fn multiply(conn: &Connection, like: &[u8; 16], kind: u8, count: usize) -> Resul
     }
     // Ids of an hour ago and later, in order, as the real ones are.
     let before = Clock::system().now().0 / 1000 - 3_600_000;
-    let id = format!("unhex(printf('%012x7000{:x}%015x', {before} + i / 1000, i))", 7 + kind);
+    let id = format!(
+        "unhex(printf('%012x7000{:x}%015x', {before} + i / 1000, i))",
+        7 + kind
+    );
     for (table, key) in TABLES {
         let columns: Vec<String> = conn
             .prepare(&format!("SELECT name FROM pragma_table_info('{table}')"))?

@@ -30,8 +30,10 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
          the store's, the others are the pool's, without the wire. The first page of ListTasks \
          has 50 tasks. p50 of each round; goals compare within a round.",
     );
-    let (small, middle, large, queue) =
-        place.size.of((1_000, 10_000, 100_000, 10_000), (1_000, 100_000, 1_000_000, 100_000));
+    let (small, middle, large, queue) = place.size.of(
+        (1_000, 10_000, 100_000, 10_000),
+        (1_000, 100_000, 1_000_000, 100_000),
+    );
     let mut pasts = Vec::new();
     for (finished, queued) in [(small, 0), (middle, 0), (large, 0), (small, queue)] {
         let path = database(&place.dir, finished, queued).await?;

@@ -6,6 +6,8 @@ mod growth;
 mod latency;
 mod memory;
 mod no_op;
+mod peers_cli;
+mod peers_queue;
 mod start;
 mod started;
 mod streams;
@@ -54,4 +56,10 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("growth", |place| Box::pin(growth::row(place))),
     ("fan-out", |place| Box::pin(fan_out::row(place))),
     ("start", |place| Box::pin(start::row(place))),
+];
+
+/// Rows that need other people's programs, for `make bench-peers`.
+pub const PEERS: &[(&str, Measure)] = &[
+    ("peers-cli", |place| Box::pin(peers_cli::row(place))),
+    ("peers-queue", |place| Box::pin(peers_queue::row(place))),
 ];

@@ -41,7 +41,11 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
             let mut serving = serve(&home, &filled, &claude, &api.base_url())?;
             let took = milliseconds(begun.elapsed());
             row.add("ms to SERVING", &way, took);
-            row.add("MiB resident at SERVING", &way, resident(serving.0.id()) / MIB);
+            row.add(
+                "MiB resident at SERVING",
+                &way,
+                resident(serving.0.id()) / MIB,
+            );
             if finished == large {
                 let goal = format!("start to SERVING with {large} tasks");
                 row.goal(&goal, "ms", Bound::AtMost, 2000.0, took);

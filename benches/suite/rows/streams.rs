@@ -27,12 +27,12 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
          sends the same number of messages of the same size out of memory to as many readers. \
          Then the same log once more, read from the beginning after its task has ended.",
     );
-    let (server, bare) = (
-        Server::talker(&place.dir, 1)?,
-        Server::start(&Kind::Bare)?,
-    );
+    let (server, bare) = (Server::talker(&place.dir, 1)?, Server::start(&Kind::Bare)?);
     for _ in 0..place.size.rounds {
-        for (watchers, events) in [(1, place.size.of(5_000, 50_000)), (100, place.size.of(500, 5_000))] {
+        for (watchers, events) in [
+            (1, place.size.of(5_000, 50_000)),
+            (100, place.size.of(500, 5_000)),
+        ] {
             let what = format!("events/s to all, {watchers} watchers");
             let wanted = Wanted {
                 count: events,

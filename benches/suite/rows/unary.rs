@@ -20,10 +20,7 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
          of ours out of memory. Health.Check passes our limits, deadline, audit, trace and \
          authorisation and nothing else. GetStatus and GetResult read the store as well.",
     );
-    let (server, bare) = (
-        Server::talker(&place.dir, 1)?,
-        Server::start(&Kind::Bare)?,
-    );
+    let (server, bare) = (Server::talker(&place.dir, 1)?, Server::start(&Kind::Bare)?);
     let mut client = server.client().await?;
     let request = pb::RunRequest {
         task: Some(spec("say ok")),

@@ -16,18 +16,20 @@ use crate::server::{Kind, Server, claude, spec};
 
 /// One way's round: every task's time, the time of all, and the processor time
 /// that was used meanwhile.
-struct Round {
-    times: Vec<f64>,
-    all: Duration,
-    used: Usage,
+pub struct Round {
+    pub times: Vec<f64>,
+    pub all: Duration,
+    pub used: Usage,
 }
 
 impl Round {
-    fn rate(&self) -> f64 {
+    /// Tasks a second.
+    pub fn rate(&self) -> f64 {
         self.times.len() as f64 / self.all.as_secs_f64()
     }
 
-    fn per_task(&self, of: Duration) -> f64 {
+    /// A time divided among the tasks, in milliseconds.
+    pub fn per_task(&self, of: Duration) -> f64 {
         milliseconds(of) / self.times.len() as f64
     }
 
@@ -38,7 +40,11 @@ impl Round {
             let below = self.per_task(self.used.below);
             row.add("CPU ms a task: the CLI", way, below);
             if own {
-                row.add("CPU ms a task: the server", way, self.per_task(self.used.own));
+                row.add(
+                    "CPU ms a task: the server",
+                    way,
+                    self.per_task(self.used.own),
+                );
             }
         }
     }
@@ -142,7 +148,7 @@ fn flags(row: &mut Row, place: &Place, template: &Template, dir: &Path) -> Resul
 }
 
 /// Our way: some callers, one task after the other each.
-async fn ours(server: &Server, callers: usize, tasks: usize) -> Result<Round, Failure> {
+pub async fn ours(server: &Server, callers: usize, tasks: usize) -> Result<Round, Failure> {
     let clients = server.connect(callers).await?;
     let (begun, used) = (Instant::now(), server.usage());
     let callers: Vec<_> = clients
