@@ -132,7 +132,8 @@ impl Server {
             if answer.into_inner().status.is_some_and(|status| is(&status)) {
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            // A look costs the server something too.
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }
