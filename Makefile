@@ -22,7 +22,7 @@ GRPCURL := $(TOOLS)/grpcurl-$(GRPCURL_VERSION)/grpcurl
 HEALTH_PROBE := $(TOOLS)/grpc-health-probe-$(HEALTH_PROBE_VERSION)/grpc-health-probe
 ENVOY := $(TOOLS)/envoy-$(ENVOY_VERSION)/envoy
 
-.PHONY: help check fmt lint proto test test-fast test-real test-envoy test-postgres kills simulation fuzz demo bench test-readme tools claude-path clean-tools
+.PHONY: help check fmt lint proto test test-fast test-real test-envoy test-postgres kills simulation fuzz demo bench bench-peers test-readme tools claude-path clean-tools
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '%-18s %s\n' "$$name" "$$what"; done
@@ -71,8 +71,13 @@ simulation: ## Run SEEDS seeds of the simulation from FIRST; a tenth on SQLite.
 demo: ## Show everything once (release build).
 	cargo run --release --locked -- demo
 
-bench: $(CLAUDE) ## Measure against `claude -p` and a bare warm process.
-	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) cargo bench --locked --bench warm
+bench: $(CLAUDE) ## Measure everything side by side; writes docs/benchmarks.md. ROWS="submit unary" for some, QUICK=1 for a look.
+	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) cargo bench --locked --bench suite -- $(ROWS)
+
+bench-peers: $(CLAUDE) ## Measure what others do beside ours; in one go: make bench-peers bench.
+	benches/peers/setup.sh $(CURDIR)/target/bench-peers
+	BENCH_PEERS=$(CURDIR)/target/bench-peers CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) \
+		cargo bench --locked --bench suite -- peers-cli peers-queue
 
 test-readme: $(GRPCURL) $(BUF) $(HEALTH_PROBE) ## Run the README's examples with other people's tools.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)

@@ -331,7 +331,6 @@ impl Pool {
 
     /// The task, with its result if it ends within `wait`.
     pub async fn result(&self, id: TaskId, wait: Duration) -> Result<Record, Error> {
-        self.own(id, Parts::ROW).await?;
         if wait > Duration::ZERO {
             let ended = self.ended(id);
             if let Ok(record) = tokio::time::timeout(wait, ended).await {

@@ -175,7 +175,12 @@ impl Drop for Sqlite {
 #[async_trait]
 impl Store for Sqlite {
     async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError> {
-        self.writer()?.call(move |tx| tx.commit(batch)).await
+        let writer = self.writer()?;
+        // The second of two may fail when the first is written.
+        match batch.changes.len() {
+            0 | 1 => writer.call_checked(move |tx| tx.commit(batch)).await,
+            _ => writer.call(move |tx| tx.commit(batch)).await,
+        }
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
@@ -190,7 +195,7 @@ impl Store for Sqlite {
         now: Timestamp,
     ) -> Result<Committed, StoreError> {
         self.writer()?
-            .call(move |tx| tx.append(fence, events, note, now))
+            .call_checked(move |tx| tx.append(fence, events, note, now))
             .await
     }
 

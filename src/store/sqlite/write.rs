@@ -123,13 +123,16 @@ pub(super) struct Transaction<'c> {
 impl Transaction<'_> {
     pub fn commit(&mut self, batch: Batch) -> Result<Vec<Committed>, StoreError> {
         if let Some(request) = &batch.request {
-            self.remember(request, batch.now)?;
+            self.is_new(request, batch.now)?;
         }
-        batch
-            .changes
-            .into_iter()
+        let changes = batch.changes.into_iter();
+        let committed = changes
             .map(|change| self.change(change, batch.now).map(|(_, done)| done))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        if let Some(request) = &batch.request {
+            self.remember(request)?;
+        }
+        Ok(committed)
     }
 
     pub fn claim(&mut self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
@@ -239,12 +242,16 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    fn remember(&self, request: &Request, now: Timestamp) -> Result<(), StoreError> {
-        if let Some(known) = read::request(self.conn, &request.caller, request.id)?
-            && known.is_remembered(now)
-        {
-            return Err(StoreError::RequestExists(Box::new(known)));
+    fn is_new(&self, request: &Request, now: Timestamp) -> Result<(), StoreError> {
+        match read::request(self.conn, &request.caller, request.id)? {
+            Some(known) if known.is_remembered(now) => {
+                Err(StoreError::RequestExists(Box::new(known)))
+            }
+            _ => Ok(()),
         }
+    }
+
+    fn remember(&self, request: &Request) -> Result<(), StoreError> {
         self.conn
             .prepare_cached("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?)")?
             .execute(params![
@@ -259,12 +266,22 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Carries out one change; the row as it is then, and what its log got.
+    /// Carries out one change; the row as it is then, and what its log got. A
+    /// conflict is found before anything is written.
     fn change(&mut self, change: Change, now: Timestamp) -> Result<(Task, Committed), StoreError> {
         let mut task = change.task;
         let id = task.id;
         let stored = self.stored(id)?;
         if stored.as_ref().map(|s| s.version) != change.expect.map(integer) {
+            return Err(StoreError::Conflict);
+        }
+        let funds = |funds: Funds, entry: &Entry| funds.book(*entry);
+        if change
+            .ledger
+            .iter()
+            .try_fold(self.books.funds, funds)
+            .is_none()
+        {
             return Err(StoreError::Conflict);
         }
         task.last_sequence = 0;

@@ -1,9 +1,11 @@
 //! The one thread that writes: group commit.
 //!
-//! What is queued is carried out in one transaction, each command under a
-//! savepoint of its own so that one that fails does not undo its neighbours,
-//! and nobody is answered before the commit. It never waits for more to come:
-//! what arrives during a commit is the next group.
+//! What is queued is carried out in one transaction, and nobody is answered
+//! before the commit. It never waits for more to come: what arrives during a
+//! commit is the next group. A command that fails must not undo its neighbours,
+//! so it is put under a savepoint of its own if it has neighbours and cannot tell
+//! before its first write that it will fail: each savepoint copies every page that
+//! is written under it.
 
 use std::path::PathBuf;
 use std::thread;
@@ -78,9 +80,27 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
+        self.queued(work, false).await
+    }
+
+    /// The same for work that checks everything before it writes anything.
+    pub async fn call_checked<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.queued(work, true).await
+    }
+
+    async fn queued<T, F>(&self, work: F, checked: bool) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
         let (answer, answered) = oneshot::channel();
         let call = Call {
             work: Some(work),
+            checked,
             done: None,
             answer,
         };
@@ -96,12 +116,15 @@ impl Writer {
 trait Command: Send {
     /// Does it. An error means that nothing of it may stay.
     fn carry_out(&mut self, transaction: &mut Transaction<'_>) -> Result<(), StoreError>;
+    /// Whether it fails before its first write or not at all, but for an outage.
+    fn is_checked(&self) -> bool;
     /// Answers, after the commit or with its failure.
     fn answer(self: Box<Self>, commit: &Result<(), StoreError>);
 }
 
 struct Call<T, F> {
     work: Option<F>,
+    checked: bool,
     done: Option<Result<T, StoreError>>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -119,6 +142,10 @@ where
         let outcome = done.as_ref().map(|_| ()).map_err(StoreError::clone);
         self.done = Some(done);
         outcome
+    }
+
+    fn is_checked(&self) -> bool {
+        self.checked
     }
 
     fn answer(self: Box<Self>, commit: &Result<(), StoreError>) {
@@ -227,8 +254,13 @@ fn carry_out(
     books: &mut Books,
     group: &mut [Box<dyn Command>],
 ) -> Result<(), StoreError> {
+    let alone = group.len() == 1;
     for command in group {
-        conn.prepare_cached("SAVEPOINT command")?.execute([])?;
+        let undoable = !alone && !command.is_checked();
+        if undoable {
+            conn.prepare_cached("SAVEPOINT command")?.execute([])?;
+        }
+        let before = conn.total_changes();
         let mut transaction = Transaction {
             conn,
             books: *books,
@@ -237,11 +269,16 @@ fn carry_out(
             Ok(()) => *books = transaction.books,
             // The whole transaction is undone; a full disk, for one, has done so already.
             Err(error) if error.is_outage() || conn.is_autocommit() => return Err(error),
-            Err(_) => {
+            Err(_) if undoable => {
                 conn.prepare_cached("ROLLBACK TO command")?.execute([])?;
             }
+            // Nothing of it may stay, whatever it takes.
+            Err(error) if conn.total_changes() != before => return Err(error),
+            Err(_) => {}
         }
-        conn.prepare_cached("RELEASE command")?.execute([])?;
+        if undoable {
+            conn.prepare_cached("RELEASE command")?.execute([])?;
+        }
     }
     Ok(())
 }

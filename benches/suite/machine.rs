@@ -1,0 +1,43 @@
+//! Where and with what it was measured.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::disk::sync_time;
+use super::measure::Failure;
+
+/// One line each.
+pub fn describe(scratch: &Path) -> Result<Vec<String>, Failure> {
+    let cpu = line("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = line("/proc/meminfo", "MemTotal").unwrap_or_default();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut lines = vec![
+        format!("- machine: {cpu}, {cores} cores, {memory}"),
+        format!("- Linux {}", kernel.trim()),
+        format!(
+            "- fdatasync of 4 KiB on the disk of the run: {:.2} ms",
+            sync_time(scratch)?
+        ),
+        format!("- claudepool {}, release build", env!("CARGO_PKG_VERSION")),
+        format!("- SQLite {}", rusqlite::version()),
+    ];
+    for (name, program) in [
+        ("rustc", Some("rustc".into())),
+        ("Claude Code", std::env::var_os("CLAUDEPOOL_TEST_CLAUDE")),
+    ] {
+        if let Some(program) = program
+            && let Ok(output) = Command::new(program).arg("--version").output()
+        {
+            let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            lines.push(format!("- {name}: {version}"));
+        }
+    }
+    Ok(lines)
+}
+
+fn line(file: &str, name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
+}

@@ -1,0 +1,83 @@
+//! A fan-out of 10,000.
+
+use std::time::Instant;
+
+use claudepool::pb;
+use claudepool::pb::fan_out_response::Item;
+
+use super::Place;
+use crate::measure::{Bound, Failure, Row};
+use crate::server::{Server, spec};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+pub async fn row(place: Place) -> Result<Row, Failure> {
+    let mut row = Row::new(
+        "fan-out",
+        "A fan-out of 10,000",
+        "FanOut on four slots of an agent in the server's own process, from the call to the \
+         last outcome, against the same number of tasks in fan-outs of 500, one after the \
+         other: the steady state. Memory is the growth of the server's peak-to-start while it \
+         runs.",
+    );
+    let all = place.size.of(1_000, 10_000);
+    for _ in 0..place.size.rounds.min(3) {
+        let server = Server::talker(&place.dir, 4)?;
+        run(&server, 200).await?;
+        let begun = Instant::now();
+        for _ in 0..all / 500 {
+            run(&server, 500).await?;
+        }
+        let steady = all as f64 / begun.elapsed().as_secs_f64();
+        let before = server.memory();
+        let begun = Instant::now();
+        let peak = run(&server, all).await?;
+        let rate = all as f64 / begun.elapsed().as_secs_f64();
+        row.add("tasks/s", "fan-outs of 500", steady);
+        row.add("tasks/s", "one fan-out", rate);
+        let grown = (peak - before) / all as f64 / 1024.0;
+        row.add(
+            "server's MiB more at its peak",
+            "one fan-out",
+            (peak - before) / MIB,
+        );
+        row.goal(
+            "one fan-out / steady state",
+            "",
+            Bound::AtLeast,
+            0.9,
+            rate / steady,
+        );
+        row.goal(
+            "server's KiB more a task, at its peak",
+            "KiB",
+            Bound::AtMost,
+            2.0,
+            grown,
+        );
+    }
+    Ok(row)
+}
+
+/// Runs one; the server's highest memory meanwhile, as far as it was seen.
+async fn run(server: &Server, tasks: usize) -> Result<f64, Failure> {
+    let mut client = server.client().await?.max_decoding_message_size(64 << 20);
+    let request = pb::FanOutRequest {
+        tasks: (0..tasks).map(|_| spec("say ok")).collect(),
+        ..Default::default()
+    };
+    let mut stream = client.fan_out(request).await?.into_inner();
+    let (mut done, mut peak) = (0, 0.0_f64);
+    while let Some(message) = stream.message().await? {
+        if let Some(Item::Finished(_)) = message.item {
+            done += 1;
+            if done % 100 == 0 {
+                peak = peak.max(server.memory());
+            }
+        }
+    }
+    if done < tasks {
+        return Err(format!("{done} of {tasks} outcomes came").into());
+    }
+    Ok(peak)
+}

@@ -1,0 +1,115 @@
+//! Durable job systems on the same jobs.
+
+use std::process::Command;
+
+use claudepool::pb::pool_service_client::PoolServiceClient;
+
+use super::Place;
+use super::no_op;
+use crate::measure::{Bound, Failure, Row, callers};
+use crate::peers::{self, Database};
+use crate::server::{Server, submit};
+
+const PROMPT: &str = "Look at the last ten commits and say in one sentence what they change.";
+
+pub async fn row(place: Place) -> Result<Row, Failure> {
+    let mut row = Row::new(
+        "peers-queue",
+        "Peers: durable queues",
+        "Jobs with the same short payload, each acknowledged when it is on disk: BullMQ 6.7.0 on \
+         Redis 7.0 with `appendfsync always`, graphile-worker 0.16.6 on PostgreSQL 15 as it \
+         comes, and Submit over gRPC. Then jobs that do nothing, from the first submission to \
+         the last end, with 64 callers and 16 places to run; ours on an agent in the server's \
+         own process.",
+    );
+    let redis = peers::redis(&place.dir)?;
+    let postgres = peers::postgres(&place.dir)?;
+    let systems = [
+        ("BullMQ", "bullmq", &redis),
+        ("graphile-worker", "graphile", &postgres),
+    ];
+    let busy = Server::talker(&place.dir, 1)?;
+    busy.occupy(1).await?;
+    let channels = busy.connect(8).await?;
+    let server = Server::talker(&place.dir, 16)?;
+    let places = server.connect(8).await?;
+    let span = place.size.span();
+    let jobs = place.size.of(500, 4_000);
+    for _ in 0..place.size.rounds.min(3) {
+        for count in [16, 64] {
+            let what = format!("submissions/s, {count} callers");
+            for (way, system, database) in systems {
+                let first = count.to_string();
+                let second = span.as_secs_f64().to_string();
+                row.add(
+                    &what,
+                    way,
+                    queue(system, database, "submit", &first, &second)?,
+                );
+            }
+            let calls = callers(count, span, |number| {
+                let client = PoolServiceClient::new(channels[number % channels.len()].clone());
+                move || {
+                    let mut client = client.clone();
+                    async move {
+                        client.submit(submit(PROMPT)).await?;
+                        Ok(())
+                    }
+                }
+            });
+            row.add(&what, "claudepool", calls.await?.rate);
+        }
+        let what = "jobs that do nothing/s";
+        for (way, system, database) in systems {
+            row.add(
+                what,
+                way,
+                queue(system, database, "tasks", &jobs.to_string(), "16")?,
+            );
+        }
+        let begun = std::time::Instant::now();
+        no_op::run(&server, &places, jobs).await?;
+        row.add(
+            what,
+            "claudepool",
+            jobs as f64 / begun.elapsed().as_secs_f64(),
+        );
+
+        let best = |way: &str| {
+            let of = |count| row.last(&format!("submissions/s, {count} callers"), way);
+            of(16).max(of(64))
+        };
+        let (ours, bullmq, graphile) =
+            (best("claudepool"), best("BullMQ"), best("graphile-worker"));
+        let jobs = row.last(what, "claudepool") / row.last(what, "BullMQ");
+        row.goal(
+            "Submit/s / BullMQ's, each at its best",
+            "",
+            Bound::AtLeast,
+            1.5,
+            ours / bullmq,
+        );
+        let goal = "Submit/s / graphile-worker's, each at its best";
+        row.goal(goal, "", Bound::AtLeast, 8.0, ours / graphile);
+        let goal = "jobs that do nothing/s / BullMQ's";
+        row.goal(goal, "", Bound::AtLeast, 1.0, jobs);
+    }
+    Ok(row)
+}
+
+fn queue(
+    system: &str,
+    database: &Database,
+    what: &str,
+    first: &str,
+    second: &str,
+) -> Result<f64, Failure> {
+    let said = peers::run(
+        Command::new("node")
+            .arg(peers::folder()?.join("queue.mjs"))
+            .args([system, &database.port.to_string(), what, first, second]),
+    )?;
+    said["rate"]
+        .as_f64()
+        .ok_or_else(|| "a peer said no rate".into())
+}

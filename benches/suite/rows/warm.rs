@@ -1,0 +1,264 @@
+//! What the pool adds to a warm process, and what it saves over a process per
+//! task, on the real CLI.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use claudepool::demo::StandIn;
+use claudepool::pb;
+
+use super::Place;
+use crate::bare::{Bare, PROMPT, Template};
+use crate::disk::{a_store, commit_time};
+use crate::measure::{Bound, Failure, Row, median, milliseconds, percentile};
+use crate::proc::Usage;
+use crate::server::{Kind, Server, claude, spec};
+
+/// One way's round: every task's time, the time of all, and the processor time
+/// that was used meanwhile.
+pub struct Round {
+    pub times: Vec<f64>,
+    pub all: Duration,
+    pub used: Usage,
+}
+
+impl Round {
+    /// Tasks a second.
+    pub fn rate(&self) -> f64 {
+        self.times.len() as f64 / self.all.as_secs_f64()
+    }
+
+    /// A time divided among the tasks, in milliseconds.
+    pub fn per_task(&self, of: Duration) -> f64 {
+        milliseconds(of) / self.times.len() as f64
+    }
+
+    /// Adds what a throughput round tells.
+    fn tell(&self, row: &mut Row, way: &str, slots: usize, own: bool) {
+        row.add(&format!("tasks/s, {slots} slots"), way, self.rate());
+        if slots == 2 {
+            let below = self.per_task(self.used.below);
+            row.add("CPU ms a task: the CLI", way, below);
+            if own {
+                row.add(
+                    "CPU ms a task: the server",
+                    way,
+                    self.per_task(self.used.own),
+                );
+            }
+        }
+    }
+}
+
+pub async fn row(place: Place) -> Result<Row, Failure> {
+    let mut row = Row::new(
+        "warm",
+        "Tasks on the real CLI",
+        "The same tasks, in turns, against the same stand-in of the Messages API on loopback: \
+         `claude -p`, a process per task; bare, as many warm processes as slots, started as ours \
+         are and reset between tasks, driven by a loop that does nothing else; claudepool, `Run` \
+         over gRPC on SQLite, its server in a process of its own. Throughput with as many callers \
+         as slots; times with one caller on two slots, so that one process is reset while the \
+         other serves.",
+    );
+    let program = place.claude()?;
+    let api = StandIn::start("127.0.0.1:0".parse()?).await?;
+    let dir = tempfile::tempdir_in(&place.dir)?.keep();
+    let work = dir.join("work");
+    std::fs::create_dir(&work)?;
+    let agent = claude(&dir.join("template"), &program, &api.base_url())?;
+    let template = Template::of(&agent, &work).await?;
+    let store = a_store(&dir).await?;
+    let tasks = place.size.of(40, 160);
+    for slots in [1, 2, 4] {
+        let server = Server::start(&Kind::Claude {
+            slots: slots as u32,
+            dir: tempfile::tempdir_in(&dir)?.keep(),
+            work: work.clone(),
+            program: program.clone(),
+            api: api.base_url(),
+        })?;
+        let home = |number| dir.join(format!("bare-{slots}-{number}"));
+        let start = |number| Bare::start(&template, &template.args, &home(number));
+        let mut bare = (0..slots).map(start).collect::<Result<Vec<_>, _>>()?;
+        // Everything once, so that no way pays for being first.
+        ours(&server, slots, 10 * slots).await?;
+        together(&mut bare, 10 * slots)?;
+        for _ in 0..place.size.rounds {
+            let theirs = together(&mut bare, tasks)?;
+            theirs.tell(&mut row, "bare", slots, false);
+            let round = ours(&server, slots, tasks).await?;
+            round.tell(&mut row, "claudepool", slots, true);
+            let goal = format!("tasks/s / bare, {slots} slots");
+            row.goal(&goal, "", Bound::AtLeast, 0.9, round.rate() / theirs.rate());
+            if slots != 2 {
+                continue;
+            }
+            let used = round.used.own + round.used.below;
+            let ratio = round.per_task(used) / theirs.per_task(theirs.used.below);
+            row.goal("CPU a task / bare", "", Bound::AtMost, 1.1, ratio);
+
+            let cold = cold(&program, &template, &dir, place.size.of(4, 24))?;
+            cold.tell(&mut row, "claude -p", slots, false);
+            let commit = commit_time(&store).await?;
+            let theirs = alone(&mut bare, tasks)?;
+            let round = ours(&server, 1, tasks).await?;
+            let ways = [
+                ("bare", &theirs.times),
+                ("claudepool", &round.times),
+                ("claude -p", &cold.times),
+            ];
+            for (way, times) in ways {
+                row.add("p50 ms, 1 caller", way, median(times));
+                row.add("p99 ms, 1 caller", way, percentile(times, 99.0));
+            }
+            row.add("p50 ms, 1 caller", "one commit", commit);
+            let added = median(&round.times) - median(&theirs.times) - 2.0 * commit;
+            let goal = "p50 of Run less bare and two commits";
+            row.goal(goal, "ms", Bound::AtMost, 1.0, added);
+        }
+        drop((server, bare));
+        if slots == 2 {
+            flags(&mut row, &place, &template, &dir)?;
+        }
+    }
+    Ok(row)
+}
+
+/// What the flags cost that a process is started with.
+fn flags(row: &mut Row, place: &Place, template: &Template, dir: &Path) -> Result<(), Failure> {
+    let ways = [
+        ("bare: our flags", template.args.clone()),
+        ("bare: our flags, sessions saved", template.saving()),
+        ("bare: no flags", template.plain()),
+    ];
+    let mut processes = Vec::new();
+    for (number, (way, args)) in ways.iter().enumerate() {
+        let home = dir.join(format!("flags-{number}"));
+        processes.push((way, [Bare::start(template, args, &home)?]));
+    }
+    let tasks = place.size.of(20, 80);
+    for _ in 0..place.size.rounds {
+        for (way, process) in &mut processes {
+            let round = together(process, tasks)?;
+            row.add("tasks/s, 1 process", way, round.rate());
+        }
+    }
+    Ok(())
+}
+
+/// Our way: some callers, one task after the other each.
+pub async fn ours(server: &Server, callers: usize, tasks: usize) -> Result<Round, Failure> {
+    let clients = server.connect(callers).await?;
+    let (begun, used) = (Instant::now(), server.usage());
+    let callers: Vec<_> = clients
+        .into_iter()
+        .map(|channel| {
+            tokio::spawn(async move {
+                let mut client = pb::pool_service_client::PoolServiceClient::new(channel);
+                let mut times = Vec::new();
+                for _ in 0..tasks / callers {
+                    let request = pb::RunRequest {
+                        task: Some(spec(PROMPT)),
+                        ..Default::default()
+                    };
+                    let asked = Instant::now();
+                    let answer = client.run(request).await?.into_inner();
+                    times.push(milliseconds(asked.elapsed()));
+                    if !answer.result.is_some_and(|result| result.success) {
+                        return Err::<_, Failure>("a task failed".into());
+                    }
+                }
+                Ok(times)
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for caller in callers {
+        times.extend(caller.await??);
+    }
+    let all = begun.elapsed();
+    let used = server.usage().since(used);
+    Ok(Round { times, all, used })
+}
+
+/// Bare processes, a thread each.
+fn together(bare: &mut [Bare], tasks: usize) -> Result<Round, Failure> {
+    let each = tasks / bare.len();
+    let before = used_by(bare);
+    let mut round = in_parallel(bare, |process| {
+        let mut times = Vec::new();
+        for _ in 0..each {
+            let asked = Instant::now();
+            process.turn(PROMPT)?;
+            times.push(milliseconds(asked.elapsed()));
+            process.turn("/clear")?;
+        }
+        Ok(times)
+    })?;
+    round.used.below = used_by(bare).saturating_sub(before);
+    Ok(round)
+}
+
+/// Processor time of bare processes until now.
+fn used_by(bare: &[Bare]) -> Duration {
+    bare.iter()
+        .map(|process| Usage::of(process.pid()))
+        .map(|used| used.own + used.below)
+        .sum()
+}
+
+/// One task at a time, on bare processes in turn: each is reset while another
+/// serves.
+fn alone(bare: &mut [Bare], tasks: usize) -> Result<Round, Failure> {
+    let begun = Instant::now();
+    let mut times = Vec::new();
+    for process in bare.iter_mut() {
+        process.write("/clear")?;
+    }
+    let count = bare.len();
+    for i in 0..tasks {
+        let process = &mut bare[i % count];
+        process.read()?;
+        let asked = Instant::now();
+        process.turn(PROMPT)?;
+        times.push(milliseconds(asked.elapsed()));
+        process.write("/clear")?;
+    }
+    for process in bare.iter_mut() {
+        process.read()?;
+    }
+    let all = begun.elapsed();
+    let used = Usage::default();
+    Ok(Round { times, all, used })
+}
+
+fn cold(program: &Path, template: &Template, dir: &Path, tasks: usize) -> Result<Round, Failure> {
+    let mut homes = [dir.join("cold-0"), dir.join("cold-1")];
+    let each = tasks / homes.len();
+    in_parallel(&mut homes, |home| {
+        let tasks = (0..each).map(|_| template.cold(program, home).map(milliseconds));
+        tasks.collect()
+    })
+}
+
+/// A thread for each.
+fn in_parallel<T: Send>(
+    slots: &mut [T],
+    work: impl Fn(&mut T) -> Result<Vec<f64>, Failure> + Sync,
+) -> Result<Round, Failure> {
+    let us = std::process::id();
+    let (begun, used) = (Instant::now(), Usage::of(us));
+    let mut times = Vec::new();
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads = slots.iter_mut().map(|slot| scope.spawn(|| work(slot)));
+        let threads: Vec<_> = threads.collect();
+        threads.into_iter().map(|thread| thread.join()).collect()
+    });
+    for result in results {
+        times.extend(result.map_err(|_| "a thread panicked")??);
+    }
+    let all = begun.elapsed();
+    let used = Usage::of(us).since(used);
+    Ok(Round { times, all, used })
+}
