@@ -4,7 +4,8 @@
 // queue.mjs bullmq|graphile PORT tasks COUNT SLOTS
 
 import { Queue, Worker } from "bullmq";
-import { makeWorkerUtils, run } from "graphile-worker";
+import { Logger, makeWorkerUtils, run } from "graphile-worker";
+import { Redis } from "ioredis";
 import pg from "pg";
 
 const [system, port, what, first, second] = process.argv.slice(2);
@@ -12,7 +13,8 @@ const prompt = "Look at the last ten commits and say in one sentence what they c
 const CALLERS = 64;
 
 async function bullmq() {
-  const connection = { host: "127.0.0.1", port: Number(port), maxRetriesPerRequest: null };
+  const options = { host: "127.0.0.1", port: Number(port), maxRetriesPerRequest: null };
+  const connection = new Redis(options);
   const name = `bench-${process.pid}`;
   const queue = new Queue(name, { connection });
   await queue.waitUntilReady();
@@ -36,7 +38,6 @@ async function graphile() {
     async work(slots, ended) {
       const taskList = { task: async () => void ended() };
       const noop = { error() {}, warn() {}, info() {}, debug() {} };
-      const { Logger } = await import("graphile-worker");
       const logger = new Logger(() => (level, message) => noop[level]?.(message));
       await run({ pgPool, taskList, concurrency: slots, pollInterval: 100, logger });
     },

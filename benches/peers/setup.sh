@@ -16,8 +16,8 @@ need apt-get 'a Debian or Ubuntu, for its redis-server'
 need dpkg-deb 'dpkg'
 [ -x /usr/lib/postgresql/15/bin/postgres ] || { echo "error: there is no PostgreSQL 15: install postgresql-15" >&2; exit 1; }
 
-if [ ! -e node_modules/bullmq ]; then
-    npm install --prefix . --no-audit --no-fund --loglevel error bullmq@6.7.0 graphile-worker@0.16.6 pg@8.23.1
+if [ ! -e node_modules/ioredis ]; then
+    npm install --prefix . --no-audit --no-fund --loglevel error bullmq@6.7.0 ioredis@5.11.1 graphile-worker@0.16.6 pg@8.23.1
 fi
 # Modules are looked for from where a script lies.
 cp "$here/queue.mjs" .
