@@ -67,7 +67,7 @@ impl Store for Memory {
         let committed: Vec<_> = changes
             .map(|change| inner.carry_out(change, batch.now))
             .collect();
-        self.tell_tasks(&mut inner, &committed);
+        self.tell_tasks(&inner, &committed);
         Ok(committed)
     }
 
@@ -96,7 +96,7 @@ impl Store for Memory {
         }
         claimed.next_ready = inner.next_ready(request.now);
         let committed = claimed.tasks.iter().map(|task| &task.committed);
-        self.tell_tasks(&mut inner, committed);
+        self.tell_tasks(&inner, committed);
         Ok(claimed)
     }
 
@@ -215,7 +215,7 @@ impl Store for Memory {
     async fn delete(&self, id: TaskId, version: u64) -> Result<Vec<TaskId>, StoreError> {
         let mut inner = self.lock()?;
         let gone = inner.delete(id, version)?;
-        self.tell(&mut inner, |told| told.tasks.extend(&gone));
+        self.tell(&inner, |told| told.tasks.extend(&gone));
         Ok(gone)
     }
 
@@ -314,7 +314,7 @@ impl Store for Memory {
     async fn set_budget(&self, limit: Option<Microdollars>) -> Result<Funds, StoreError> {
         let mut inner = self.lock()?;
         inner.funds.limit = limit;
-        self.tell(&mut inner, |told| told.control = true);
+        self.tell(&inner, |told| told.control = true);
         Ok(inner.funds)
     }
 
@@ -348,7 +348,7 @@ impl Store for Memory {
             }
         }
         let revision = context.revision;
-        self.tell(&mut inner, |told| told.control = true);
+        self.tell(&inner, |told| told.control = true);
         Ok(revision)
     }
 

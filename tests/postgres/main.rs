@@ -10,6 +10,7 @@ mod races;
 mod schema;
 mod serve;
 mod server;
+mod servers;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

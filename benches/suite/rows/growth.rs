@@ -108,7 +108,8 @@ impl Past {
                     slots: vec![SlotId::from("bench")],
                     keeps: Default::default(),
                     node: NodeId::from("bench"),
-                    lease_until: None,
+                    labels: Default::default(),
+                    lease: None,
                     context_revision: 0,
                     now: Clock::system().now(),
                 };
