@@ -23,7 +23,6 @@
 
 mod shared;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -35,7 +34,7 @@ use super::{
     Turn, TurnEnd, TurnError, Unclean,
 };
 use crate::money::Microdollars;
-use shared::{Shared, UnderWay, usage};
+use shared::{Playing, Shared, UnderWay, usage};
 
 /// The agent. Clones share what they count.
 #[derive(Clone, Default)]
@@ -118,24 +117,13 @@ struct Process {
     ended: Option<ProcessEnd>,
 }
 
-struct Playing {
-    lines: VecDeque<String>,
-    output: String,
-    cost: Microdollars,
-    /// Counts it while it is played.
-    _under_way: UnderWay,
-    /// What a line means besides the first thing.
-    also: VecDeque<Observation>,
-}
-
 impl Process {
     fn gone() -> AgentError {
         AgentError::Process("it has ended".to_owned())
     }
 
     fn end_turn(&mut self, error: Option<TurnError>) -> Observation {
-        let turn = self.turn.take();
-        let turn = turn.map(|playing| (playing.output, playing.cost));
+        let turn = self.turn.take().map(|it| (it.output, it.cost));
         let (output, cost) = turn.unwrap_or_default();
         Observation::TurnEnded(Box::new(TurnEnd {
             output: if error.is_none() {

@@ -228,18 +228,7 @@ impl Store for Memory {
     }
 
     async fn expire_requests(&self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
-        let mut inner = self.lock()?;
-        let gone: Vec<_> = inner
-            .requests
-            .iter()
-            .filter(|(_, request)| !request.is_remembered(now))
-            .map(|(key, _)| key.clone())
-            .take(limit)
-            .collect();
-        for key in &gone {
-            inner.requests.remove(key);
-        }
-        Ok(gone.len())
+        Ok(self.lock()?.expire_requests(now, limit))
     }
 
     async fn sweep(&self) -> Result<bool, StoreError> {
@@ -286,20 +275,7 @@ impl Store for Memory {
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<String>, StoreError> {
-        let mut inner = self.lock()?;
-        let mut unused: Vec<_> = inner
-            .sessions
-            .values()
-            .filter(|session| session.used_time < before && !inner.goes_on(session))
-            .map(|session| (session.used_time, session.id.clone()))
-            .collect();
-        unused.sort_unstable();
-        unused.truncate(limit);
-        let ids: Vec<_> = unused.into_iter().map(|(_, id)| id).collect();
-        for id in &ids {
-            inner.sessions.remove(id);
-        }
-        Ok(ids)
+        Ok(self.lock()?.expire_sessions(before, limit))
     }
 
     async fn totals(&self) -> Result<Totals, StoreError> {

@@ -175,12 +175,7 @@ impl Drop for Sqlite {
 #[async_trait]
 impl Store for Sqlite {
     async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError> {
-        let writer = self.writer()?;
-        // The second of two may fail when the first is written.
-        match batch.changes.len() {
-            0 | 1 => writer.call_checked(move |tx| tx.commit(batch)).await,
-            _ => writer.call(move |tx| tx.commit(batch)).await,
-        }
+        self.writer()?.commit(batch).await
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {

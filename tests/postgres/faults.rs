@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use claudepool::id::TaskId;
+use claudepool::store::Cluster;
 use claudepool::store::conformance::fixture::{batch, claim, everything, made, queued, submit};
 use claudepool::store::postgres::Postgres;
 use claudepool::store::{Store, StoreError};

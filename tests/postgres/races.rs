@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use claudepool::id::{ConversationId, RequestId, TaskId};
 use claudepool::money::Microdollars;
+use claudepool::store::Cluster;
 use claudepool::store::conformance::fixture::{
     at, batch, claim, commit_event, everything, made, queued, submit, submit_all, success, wish,
 };

@@ -1,5 +1,6 @@
 //! Encryption, and whom it trusts.
 
+use claudepool::store::Cluster;
 use claudepool::store::conformance::fixture::{queued, submit};
 use claudepool::store::postgres::Postgres;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};

@@ -1,6 +1,6 @@
 //! What the processes of a scripted agent share, and what tests ask of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::Scripted;
+use crate::agent::Observation;
 use crate::money::Microdollars;
 use crate::pb::ModelUsage;
 
@@ -77,6 +78,17 @@ impl Shared {
     pub fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Vec<String>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is left of a turn, and what it has come to.
+pub(super) struct Playing {
+    pub lines: VecDeque<String>,
+    pub output: String,
+    pub cost: Microdollars,
+    /// Counts it while it is played.
+    pub _under_way: UnderWay,
+    /// What a line means besides the first thing.
+    pub also: VecDeque<Observation>,
 }
 
 /// A turn, counted while this lives.

@@ -9,6 +9,38 @@ use crate::store::StoreError;
 use crate::task::{State, Task};
 
 impl Inner {
+    /// Forgets requests that have expired; how many.
+    pub fn expire_requests(&mut self, now: Timestamp, limit: usize) -> usize {
+        let gone: Vec<_> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| !request.is_remembered(now))
+            .map(|(key, _)| key.clone())
+            .take(limit)
+            .collect();
+        for key in &gone {
+            self.requests.remove(key);
+        }
+        gone.len()
+    }
+
+    /// Forgets sessions that nobody needs, the longest unused first.
+    pub fn expire_sessions(&mut self, before: Timestamp, limit: usize) -> Vec<String> {
+        let mut unused: Vec<_> = self
+            .sessions
+            .values()
+            .filter(|session| session.used_time < before && !self.goes_on(session))
+            .map(|session| (session.used_time, session.id.clone()))
+            .collect();
+        unused.sort_unstable();
+        unused.truncate(limit);
+        let ids: Vec<_> = unused.into_iter().map(|(_, id)| id).collect();
+        for id in &ids {
+            self.sessions.remove(id);
+        }
+        ids
+    }
+
     /// Ended tasks of each state that ended before its moment, oldest first.
     pub fn outdated(&self, ended: &[(State, Timestamp)], limit: usize) -> Vec<Task> {
         let mut live = HashMap::new();

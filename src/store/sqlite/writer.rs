@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::fault::closed;
 use super::open::{BUSY_TIMEOUT, Lock};
 use super::write::{Books, Transaction};
-use crate::store::StoreError;
+use crate::store::{Batch, Committed, StoreError};
 
 /// Commands that wait at most; a caller above that waits for its turn to wait.
 const QUEUE_MAX: usize = 1024;
@@ -90,6 +90,13 @@ impl Writer {
         F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         self.queued(work, true).await
+    }
+
+    /// Commits a batch. The second of two changes may fail when the first is
+    /// written.
+    pub async fn commit(&self, batch: Batch) -> Result<Vec<Committed>, StoreError> {
+        let checked = batch.changes.len() <= 1;
+        self.queued(move |tx| tx.commit(batch), checked).await
     }
 
     async fn queued<T, F>(&self, work: F, checked: bool) -> Result<T, StoreError>
