@@ -759,3 +759,5 @@ mod chains;
 mod operate;
 #[path = "cli/secure.rs"]
 mod secure;
+#[path = "cli/terminal.rs"]
+mod terminal;
