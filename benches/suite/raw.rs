@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -41,11 +41,14 @@ pub struct Wanted {
     pub streams: u32,
 }
 
+/// How many streams are still to come, and where they meet.
+type Gathering = (u32, Arc<Barrier>);
+
 /// The service: one unary method, one stream.
 #[derive(Clone)]
 pub struct Bare {
     answer: Arc<pb::GetResultResponse>,
-    barrier: Arc<std::sync::Mutex<Option<(u32, Arc<Barrier>)>>>,
+    barrier: Arc<Mutex<Option<Gathering>>>,
 }
 
 impl NamedService for Bare {

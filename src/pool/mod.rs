@@ -356,7 +356,9 @@ impl Pool {
 
     /// Reads a task's log after a sequence.
     pub async fn watch(&self, id: TaskId, after: u64) -> Result<Tail, Error> {
-        self.tail(id, after, Watcher::admit(&self.inner)?).await
+        let tail = self.tail(id, after, Watcher::admit(&self.inner)?);
+        self.own(id, Parts::ROW).await?;
+        Ok(tail)
     }
 
     /// Makes a task durable, stays attached to it and reads its log after a
@@ -365,21 +367,20 @@ impl Pool {
         &self,
         work: impl Into<Work>,
         after: u64,
-    ) -> Result<(Running, Result<Tail, Error>), Error> {
+    ) -> Result<(Running, Tail), Error> {
         let watcher = Watcher::admit(&self.inner)?;
         let running = self.start(work).await?;
-        let tail = self.tail(running.task, after, watcher).await;
+        // Whose it is need not be asked: a request is its caller's.
+        let tail = self.tail(running.task, after, watcher);
         Ok((running, tail))
     }
 
-    async fn tail(&self, id: TaskId, after: u64, watcher: Watcher) -> Result<Tail, Error> {
+    fn tail(&self, id: TaskId, after: u64, watcher: Watcher) -> Tail {
         let inner = &self.inner;
-        let tail = stream::Tail::new(Arc::clone(&inner.store), &inner.hub, id, after);
-        self.own(id, Parts::ROW).await?;
-        Ok(Tail {
-            tail,
+        Tail {
+            tail: stream::Tail::new(Arc::clone(&inner.store), &inner.hub, id, after),
             _watcher: watcher,
-        })
+        }
     }
 
     /// A piece of the whole final text of a finished task, from `offset`;

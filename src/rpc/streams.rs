@@ -91,15 +91,14 @@ impl Source for Log {
 pub struct Run {
     /// The id, until it is sent.
     accepted: Option<TaskId>,
-    tail: Result<Tail, Error>,
+    tail: Tail,
     /// The caller's hold, if it has one.
     attachment: Option<Attachment>,
 }
 
 impl Run {
-    /// `tail` is the log, or why it cannot be read: told after the id, since
-    /// the task is durable by then.
-    pub fn new(running: Running, tail: Result<Tail, Error>) -> Self {
+    /// `tail` is the task's log.
+    pub fn new(running: Running, tail: Tail) -> Self {
         Self {
             accepted: Some(running.task),
             tail,
@@ -120,8 +119,7 @@ impl Source for Run {
             });
             return Ok(Some(message));
         }
-        let tail = self.tail.as_mut().map_err(|error| error.clone())?;
-        message.event = match tail.next().await? {
+        message.event = match self.tail.next().await? {
             Some(entry) => Some(entry.bytes),
             None => {
                 if let Some(attachment) = self.attachment.take() {

@@ -4,6 +4,7 @@
 //!
 //! One that makes it cheaper fails too, once it is more than the tolerance: the
 //! new count is written down, so that it is not lost again.
+#![allow(clippy::unwrap_used, missing_docs)]
 
 mod allocations;
 mod store;

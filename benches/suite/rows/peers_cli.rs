@@ -24,7 +24,7 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
          claude-agent-sdk 0.2.184 (a `query` per task; a `ClaudeSDKClient` per slot that is \
          kept) and claude-wrapper 0.14.9's duplex session, kept as well. What is kept is never \
          reset: each of its tasks sees all earlier ones. Processor time is that of the peer and \
-         of the CLI, and of ours and its CLI.",
+         of the CLI, their start included, and of our server and its CLI.",
     );
     let program = place.claude()?;
     let api = StandIn::start("127.0.0.1:0".parse()?).await?;
