@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::{PROGRAM, Server, program};
@@ -28,7 +28,11 @@ impl Terminal {
         let mut command = Command::new("script");
         command
             .env_clear()
-            .envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))))
+            .envs(
+                plain
+                    .get_envs()
+                    .filter_map(|(key, value)| Some((key, value?))),
+            )
             .env("TERM", "xterm")
             .env("SHELL", "/bin/sh")
             .args(["-q", "-f", "-e", "-c", &line, "/dev/null"])
@@ -39,7 +43,7 @@ impl Terminal {
             .expect("there is no `script`: install util-linux (Debian's bsdutils)");
         let keys = child.stdin.take().unwrap();
         let mut out = child.stdout.take().unwrap();
-        let (show, shown) = channel();
+        let (show, shown) = sync_channel(1024);
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = out.read(&mut bytes) {
@@ -110,7 +114,10 @@ fn a_run_shows_that_it_works_and_its_text_as_it_comes() {
 #[test]
 fn a_fan_out_and_a_chain_show_how_far_they_are() {
     let server = Server::start();
-    let mut fan_out = Terminal::of(&server, &["fan-out", "::slow 5 200", "::echo b", "::echo c"]);
+    let mut fan_out = Terminal::of(
+        &server,
+        &["fan-out", "::slow 5 200", "::echo b", "::echo c"],
+    );
     fan_out.until("of 3 done");
     fan_out.until("3 of 3 succeeded");
     assert!(fan_out.child.wait().unwrap().success());
