@@ -23,7 +23,12 @@ impl Terminal {
     fn of(server: &Server, args: &[&str]) -> Self {
         let quoted = args.iter().map(|arg| format!("'{arg}'"));
         let words: Vec<_> = quoted.collect();
-        let line = format!("'{PROGRAM}' {} --server {}", words.join(" "), server.url);
+        // A shell in between would die of an interrupt, too.
+        let line = format!(
+            "exec '{PROGRAM}' {} --server {}",
+            words.join(" "),
+            server.url
+        );
         let plain = program(server.home.path());
         let mut command = Command::new("script");
         command
