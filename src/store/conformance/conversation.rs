@@ -127,7 +127,7 @@ pub(super) async fn an_ended_task_that_saves_leaves_its_session(store: Arc<dyn S
         caller: alice.clone(),
         conversation: Some(ConversationId::of_key("a")),
         used_time: at(2),
-        node: Some(NodeId::from("node-0")),
+        node: Some(NodeId::from("node")),
     };
     for which in [&by_id, &by_key] {
         let found = store.session(&alice, which).await.expect("read");
