@@ -317,13 +317,15 @@ async fn tasks(client: &mut Client, task: pb::TaskSpec) -> Result<usize, Any> {
         filter: Some(filter),
         ..Default::default()
     };
-    Ok(client
-        .pool
-        .list_tasks(request)
-        .await?
-        .into_inner()
-        .tasks
-        .len())
+    let mut tries = 1;
+    loop {
+        match client.pool.list_tasks(request.clone()).await {
+            Ok(answer) => return Ok(answer.into_inner().tasks.len()),
+            // The proxy may cut a call of the bare stubs, which nothing repeats.
+            Err(_) if tries < 5 => tries += 1,
+            Err(status) => return Err(status.into()),
+        }
+    }
 }
 
 fn dense(events: &[pb::Event]) -> bool {
