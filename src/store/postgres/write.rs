@@ -70,7 +70,9 @@ impl Tx {
     /// nobody else reserves until the end; without one others do, too, but
     /// nobody sets one.
     pub async fn lock_funds(&self) -> Result<(Funds, Timestamp), Fault> {
-        let how = match self.saw_limit() {
+        // Once: another call may see the limit while this one waits for the row.
+        let saw_limit = self.saw_limit();
+        let how = match saw_limit {
             true => "UPDATE",
             false => "SHARE",
         };
@@ -79,7 +81,7 @@ impl Tx {
         let row = rows.first().ok_or_else(|| missing("budget"))?;
         let limit: Option<i64> = row.try_get(0)?;
         let now = Timestamp(row.try_get(1)?);
-        if limit.is_some() != self.saw_limit() {
+        if limit.is_some() != saw_limit {
             self.see_limit(limit.is_some());
             if limit.is_some() {
                 // Locked for sharing: two of them would wait for each other.
