@@ -56,16 +56,18 @@ pub(super) async fn run(inner: &Inner) {
             next = None;
             continue;
         }
-        if most == 1 && !goes_ahead(inner).await {
-            // Whoever goes ahead tells how it went.
-            next = Some(inner.now().after(STORE_BACKOFF));
-            continue;
-        }
         let slots = inner.slots.take_idle(most);
         if slots.is_empty() {
             // A slot that becomes idle wakes us.
             inner.may_wait.store(true, Ordering::SeqCst);
             next = None;
+            continue;
+        }
+        // With a slot in hand: who may go ahead and does not holds everybody up.
+        if most == 1 && !goes_ahead(inner).await {
+            release(inner, slots);
+            // Whoever goes ahead tells how it went.
+            next = Some(inner.now().after(STORE_BACKOFF));
             continue;
         }
         // Cleared before the look: who submits later sets it again. Until it is
@@ -74,6 +76,31 @@ pub(super) async fn run(inner: &Inner) {
         inner.may_wait.store(false, Ordering::SeqCst);
         next = pair(inner, slots, most == 1).await;
         inner.looks.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Gives slots back: there is nothing for them now.
+fn release(inner: &Inner, slots: Vec<Arc<Slot>>) {
+    for slot in slots {
+        slot.release(inner);
+    }
+    inner.may_wait.store(true, Ordering::SeqCst);
+}
+
+/// No claim can be made; gives when to try again. The return of a store that does
+/// not answer wakes us.
+fn not_now(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Timestamp> {
+    release(inner, slots);
+    if probe {
+        nobody_went(inner);
+    }
+    (!inner.outage.is_on()).then(|| inner.now().after(STORE_BACKOFF))
+}
+
+/// Nobody went ahead after all: another may.
+fn nobody_went(inner: &Inner) {
+    if inner.hold.forget_probe() {
+        inner.hold_changed();
     }
 }
 
@@ -91,14 +118,12 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
     let under_way = inner.outage.under_way();
     // What others have paused, held or said to all holds from here on.
     if let Err(error) = control::read(inner).await {
-        warn!(%error, "what holds for all servers is not known");
+        error!(%error, "what holds for all servers is not known");
+        return not_now(inner, slots, probe);
     }
     let open = probe || inner.hold.gate(now) == Gate::Open;
     if !open || inner.pause_reason().is_some() {
-        for slot in slots {
-            slot.release(inner);
-        }
-        inner.may_wait.store(true, Ordering::SeqCst);
+        not_now(inner, slots, probe);
         // Whatever changed that has woken us again.
         return None;
     }
@@ -118,20 +143,15 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
         Ok(claimed) => claimed,
         Err(error) => {
             error!(?error, "no task can be claimed");
-            for slot in slots {
-                slot.release(inner);
-            }
-            inner.may_wait.store(true, Ordering::SeqCst);
-            // The return of a store that does not answer wakes us.
-            return (!inner.outage.is_on()).then(|| now.after(STORE_BACKOFF));
+            return not_now(inner, slots, probe);
         }
     };
     let full = claimed.tasks.len() == slots.len();
     if full || claimed.waits_for_budget || claimed.waits_for_conversation {
         inner.may_wait.store(true, Ordering::SeqCst);
     }
-    if probe && claimed.tasks.is_empty() && inner.hold.forget_probe() {
-        inner.hold_changed();
+    if probe && claimed.tasks.is_empty() {
+        nobody_went(inner);
     }
     for task in &claimed.tasks {
         if probe {

@@ -282,3 +282,21 @@ async fn a_conversation_goes_on_where_it_is_kept() {
         assert!(output(&record).contains("first"), "{}", output(&record));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_an_idle_slot_lets_another_go_ahead() {
+    let nodes = nodes(2).await;
+    let busy = nodes[0].pool.submit(on(0, "hang")).await.expect("made");
+    nodes[0].started(busy).await;
+    nodes[0].pool.submit(on(0, "say y")).await.expect("made");
+    nodes[1].agent.limit(true);
+    let limited = nodes[1].pool.submit(on(1, "limited")).await.expect("made");
+    let is_limited = |kind: &Kind| requeued(kind) == Some(RequeueReason::RateLimited);
+    nodes[1].until(limited, is_limited).await;
+    nodes[1].agent.limit(false);
+
+    let ended = tokio::time::timeout(Duration::from_secs(300), nodes[1].end(limited)).await;
+
+    let ended = ended.expect("one of them goes ahead");
+    assert_eq!(ended.task.state, State::Succeeded);
+}
