@@ -250,6 +250,10 @@ fn start(inner: &Arc<Inner>) {
         let shared = Arc::clone(inner);
         inner
             .tracker
+            .spawn(async move { nodes::lease::take_over(&shared).await });
+        let shared = Arc::clone(inner);
+        inner
+            .tracker
             .spawn(async move { nodes::elsewhere::run(&shared).await });
     } else if let Some(span) = inner.options.process_lease {
         let shared = Arc::clone(inner);

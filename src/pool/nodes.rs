@@ -36,6 +36,8 @@ pub(super) struct Member {
     held: Notify,
     /// The nodes that live, as last read.
     others: Mutex<Vec<Node>>,
+    /// Wakes who takes up the work of nodes that are gone.
+    renewed: Notify,
     /// Wakes who tells the others of a provider's limit.
     pub share: Notify,
     /// Counts what the others told of themselves.
@@ -51,6 +53,7 @@ impl Member {
             until: Mutex::new(since + lease::usable(span)),
             held: Notify::new(),
             others: Mutex::default(),
+            renewed: Notify::new(),
             share: Notify::new(),
             reported: tokio::sync::watch::channel(0).0,
             questions: Questions::default(),

@@ -89,11 +89,13 @@ pub(in super::super) async fn run(inner: &std::sync::Arc<Inner>) {
         next = told + span / RENEWALS;
         match renewed {
             Ok(Ok(())) => {
+                let lapsed = !inner.may_begin();
                 member.hold_until(began + usable(span));
-                inner.agent.lease(member.left());
-                if let Err(error) = take_up(inner, cluster).await {
-                    warn!(%error, "the work of nodes that are gone was not taken up");
+                if lapsed {
+                    inner.wake.notify_one();
                 }
+                inner.agent.lease(member.left());
+                member.renewed.notify_one();
             }
             Ok(Err(StoreError::Fenced)) => {
                 error!("this node's lease has passed: what it runs is stopped");
@@ -108,6 +110,24 @@ pub(in super::super) async fn run(inner: &std::sync::Arc<Inner>) {
                 next = told + span / (RENEWALS * 3);
             }
             Err(_) => warn!(left = ?member.left(), "the lease is not renewed in time"),
+        }
+    }
+}
+
+/// Takes up the work of nodes that are gone after each renewal, beside it: much
+/// of it must not cost this node its own lease.
+pub(in super::super) async fn take_over(inner: &Inner) {
+    let Some((cluster, member)) = inner.cluster() else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = inner.stop.cancelled() => return,
+            () = member.renewed.notified() => {}
+        }
+        if let Err(error) = take_up(inner, cluster).await {
+            warn!(%error, "the work of nodes that are gone was not taken up");
         }
     }
 }
