@@ -22,7 +22,7 @@ use super::Pool;
 use super::inner::Inner;
 use crate::error::Error;
 use crate::id::NodeId;
-use crate::store::cluster::{Cluster, Node};
+use crate::store::cluster::Cluster;
 pub use questions::Answerer;
 use questions::Questions;
 
@@ -34,8 +34,6 @@ pub(super) struct Member {
     until: Mutex<Instant>,
     /// Wakes who waits for the lease.
     held: Notify,
-    /// The nodes that live, as last read.
-    others: Mutex<Vec<Node>>,
     /// Wakes who takes up the work of nodes that are gone.
     renewed: Notify,
     /// Wakes who tells the others of a provider's limit.
@@ -52,7 +50,6 @@ impl Member {
             span,
             until: Mutex::new(since + lease::usable(span)),
             held: Notify::new(),
-            others: Mutex::default(),
             renewed: Notify::new(),
             share: Notify::new(),
             reported: tokio::sync::watch::channel(0).0,
@@ -75,24 +72,14 @@ impl Member {
         self.until().saturating_duration_since(Instant::now())
     }
 
-    /// The nodes that live, this one among them, as last read.
-    pub fn nodes(&self) -> Vec<Node> {
-        let others = self.others.lock();
-        others.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Wakes when others told something of themselves.
     pub fn reports(&self) -> tokio::sync::watch::Receiver<u64> {
         self.reported.subscribe()
     }
-
-    fn set_nodes(&self, nodes: Vec<Node>) {
-        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
-    }
 }
 
 /// A call names a node that does not live.
-pub(super) fn no_such() -> Error {
+fn no_such() -> Error {
     Error::invalid("node_id", "there is no such server")
 }
 

@@ -66,7 +66,7 @@ const TOTALS_MAX: Duration = Duration::from_secs(2);
 
 /// The status now.
 pub(super) async fn status(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> {
-    Ok(report::of_all(inner, here(inner).await?))
+    report::of_all(inner, here(inner).await?).await
 }
 
 /// The status of one node now.
@@ -74,8 +74,7 @@ pub(super) async fn status_of_node(
     inner: &Arc<Inner>,
     node: &str,
 ) -> Result<pb::PoolStatus, Error> {
-    let status = report::of_one(inner, here(inner).await?, node);
-    status.ok_or_else(nodes::no_such)
+    report::of_one(inner, here(inner).await?, node).await
 }
 
 async fn here(inner: &Arc<Inner>) -> Result<pb::PoolStatus, Error> {

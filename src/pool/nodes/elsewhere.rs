@@ -71,10 +71,6 @@ async fn take(inner: &Arc<Inner>, cluster: &dyn Cluster, told: &Told) -> Result<
         control::read(inner).await?;
     }
     if all || told.nodes {
-        let nodes = cluster.nodes().await?;
-        if let Some(member) = &inner.member {
-            member.set_nodes(nodes);
-        }
         inner.reported();
         // What belonged to a node that is gone is everybody's.
         inner.wake.notify_one();
@@ -89,7 +85,6 @@ async fn take(inner: &Arc<Inner>, cluster: &dyn Cluster, told: &Told) -> Result<
         let queued = cluster.queued().await?;
         inner.queue.set_of_all(queued);
         inner.due.notify_one();
-        inner.status_changed();
     }
     if all || told.questions {
         questions::take(inner, cluster).await?;

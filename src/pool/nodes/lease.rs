@@ -66,11 +66,11 @@ pub(in super::super) async fn run(inner: &std::sync::Arc<Inner>) {
         return;
     };
     let (span, mut next) = (member.span, Instant::now());
-    let mut news = inner.status.subscribe();
-    let mut told = Instant::now();
+    let mut changes = inner.status.subscribe();
+    let (mut told, mut last) = (Instant::now(), None);
     loop {
         let tell = async {
-            if news.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
             sleep_until(told + NEWS_MIN).await;
@@ -81,14 +81,17 @@ pub(in super::super) async fn run(inner: &std::sync::Arc<Inner>) {
             () = sleep_until(next) => {}
             () = tell => {}
         }
-        news.mark_unchanged();
+        changes.mark_unchanged();
         let began = Instant::now();
-        let report = report::own(inner).await;
-        let renewed = timeout(span / RENEWALS, cluster.renew(span, Some(report))).await;
+        let report = Some(report::own(inner).await);
+        // What the others know already wakes nobody.
+        let news = report.clone().filter(|_| report != last);
+        let renewed = timeout(span / RENEWALS, cluster.renew(span, news)).await;
         told = Instant::now();
         next = told + span / RENEWALS;
         match renewed {
             Ok(Ok(())) => {
+                last = report;
                 let lapsed = !inner.may_begin();
                 member.hold_until(began + usable(span));
                 if lapsed {
@@ -98,6 +101,7 @@ pub(in super::super) async fn run(inner: &std::sync::Arc<Inner>) {
                 member.renewed.notify_one();
             }
             Ok(Err(StoreError::Fenced)) => {
+                last = None;
                 error!("this node's lease has passed: what it runs is stopped");
                 tokio::select! {
                     biased;

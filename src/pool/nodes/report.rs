@@ -7,9 +7,9 @@ use prost::Message;
 
 use super::super::inner::Inner;
 use super::super::status;
+use crate::error::Error;
 use crate::pb;
 use crate::store::Totals;
-use crate::store::cluster::Node;
 
 /// What this node tells the others.
 pub(super) async fn own(inner: &Arc<Inner>) -> Bytes {
@@ -17,8 +17,13 @@ pub(super) async fn own(inner: &Arc<Inner>) -> Bytes {
     status.encode_to_vec().into()
 }
 
-/// What the others have told.
-fn others(inner: &Inner, nodes: &[Node]) -> Vec<pb::PoolStatus> {
+/// What the others have told, as it is asked for: a server that nobody asks reads
+/// nothing of them.
+async fn others(inner: &Inner) -> Result<Vec<pb::PoolStatus>, Error> {
+    let Some((cluster, _)) = inner.cluster() else {
+        return Ok(Vec::new());
+    };
+    let nodes = cluster.nodes().await?;
     let others = nodes.iter().filter(|node| node.id != inner.node);
     // One that cannot be read comes from a later version: its node counts as
     // one that has told nothing.
@@ -27,15 +32,18 @@ fn others(inner: &Inner, nodes: &[Node]) -> Vec<pb::PoolStatus> {
         node_labels: node.labels.iter().cloned().collect(),
         ..pb::PoolStatus::decode(node.report.clone()).unwrap_or_default()
     });
-    reports.collect()
+    Ok(reports.collect())
 }
 
 /// The status of all nodes: this one's, and what the others have told.
-pub(in super::super) fn of_all(inner: &Inner, own: pb::PoolStatus) -> pb::PoolStatus {
-    let Some((_, member)) = inner.cluster() else {
-        return own;
-    };
-    let others = others(inner, &member.nodes());
+pub(in super::super) async fn of_all(
+    inner: &Inner,
+    own: pb::PoolStatus,
+) -> Result<pb::PoolStatus, Error> {
+    if inner.cluster().is_none() {
+        return Ok(own);
+    }
+    let others = others(inner).await?;
     let mut all = own.clone();
     all.nodes = vec![node(own)];
     for other in others {
@@ -51,22 +59,22 @@ pub(in super::super) fn of_all(inner: &Inner, own: pb::PoolStatus) -> pb::PoolSt
         all.nodes.push(node(other));
     }
     all.nodes.sort_by(|a, b| a.node_id.cmp(&b.node_id));
-    all
+    Ok(all)
 }
 
-/// One node's part of the status of all. `None`: it is not there.
-pub(in super::super) fn of_one(
+/// One node's part of the status of all.
+pub(in super::super) async fn of_one(
     inner: &Inner,
     own: pb::PoolStatus,
     id: &str,
-) -> Option<pb::PoolStatus> {
+) -> Result<pb::PoolStatus, Error> {
     if own.node_id == id {
-        return Some(own);
+        return Ok(own);
     }
-    let (_, member) = inner.cluster()?;
-    let others = others(inner, &member.nodes());
-    let one = others.into_iter().find(|other| other.node_id == id)?;
-    Some(pb::PoolStatus {
+    let others = others(inner).await?;
+    let one = others.into_iter().find(|other| other.node_id == id);
+    let one = one.ok_or_else(super::no_such)?;
+    Ok(pb::PoolStatus {
         // What holds for all.
         tasks: own.tasks,
         spent_microdollars: own.spent_microdollars,
