@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::attempt;
 use super::inner::Inner;
+use super::nodes::elsewhere;
 use super::process::{Bench, Held};
 use crate::clock::Timestamp;
 use crate::id::{CallerId, ConversationId, SlotId, TaskId};
@@ -136,13 +137,10 @@ impl Slots {
             .collect()
     }
 
-    /// The tasks that run; `None`: somebody is finding more.
-    pub fn tasks(&self) -> Option<Vec<TaskId>> {
+    /// The tasks that run.
+    pub fn tasks(&self) -> Vec<TaskId> {
         let slots = self.lock();
-        let infos = slots.values().map(|slot| slot.lock());
-        let tasks = infos.map(|info| (!info.taken).then_some(info.task));
-        let tasks: Option<Vec<_>> = tasks.collect();
-        Some(tasks?.into_iter().flatten().collect())
+        slots.values().filter_map(|slot| slot.lock().task).collect()
     }
 
     /// Tells the slot that runs a task to end its attempt.
@@ -330,6 +328,7 @@ impl Slot {
             info.task = Some(claimed.task.id);
             info.attempts += 1;
         });
+        elsewhere::begun(inner, claimed.task.id);
         let after = attempt::run(inner, self, bench, claimed).await;
         let mut info = self.lock();
         match after {

@@ -104,13 +104,8 @@ async fn take(inner: &Arc<Inner>, cluster: &dyn Cluster, told: &Told) -> Result<
 
 /// The tasks that are read, run, or have an attached caller here; of these.
 fn interesting(inner: &Inner, of: Option<&BTreeSet<TaskId>>) -> BTreeSet<TaskId> {
-    let running = inner.slots.tasks();
-    if let (None, Some(told)) = (&running, of) {
-        // Any of them may be claimed here this moment.
-        return told.clone();
-    }
     let mut ours = inner.hub.waited_for();
-    ours.extend(running.unwrap_or_default());
+    ours.extend(inner.slots.tasks());
     ours.extend(inner.tasks_attached());
     match of {
         Some(told) => told.intersection(&ours).copied().collect(),
@@ -134,4 +129,22 @@ async fn look_at(inner: &Inner, id: TaskId) -> Result<(), Error> {
         inner.change(id, || TaskEvent::Abandon(None)).await?.ok();
     }
     Ok(())
+}
+
+/// Follows a task whose attempt has just begun, off its path: what was told of it
+/// between its claim and now was of nobody's task.
+pub(in super::super) fn begun(inner: &Arc<Inner>, id: TaskId) {
+    if inner.member.is_none() {
+        return;
+    }
+    let shared = Arc::clone(inner);
+    inner.tracker.spawn_on(
+        async move {
+            if let Err(error) = look_at(&shared, id).await {
+                // The look at everything comes to it.
+                warn!(task_id = %id, %error, "how a task stands is not known");
+            }
+        },
+        &inner.runtime,
+    );
 }

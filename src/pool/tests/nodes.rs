@@ -3,6 +3,7 @@
 use super::*;
 use crate::id::NodeId;
 use crate::pb::RequeueReason;
+use crate::store::layer::{Call, Layer, Layered};
 
 const LEASE: Duration = Duration::from_secs(10);
 
@@ -305,4 +306,38 @@ async fn a_node_without_an_idle_slot_lets_another_go_ahead() {
 
     let ended = tokio::time::timeout(Duration::from_secs(300), nodes[1].end(late)).await;
     assert_eq!(output(&ended.expect("it goes ahead")), "x");
+}
+
+/// Its claims are answered a while after they were made.
+struct SlowClaims;
+
+impl Layer for SlowClaims {
+    async fn around<T: Send>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let answer = work.await;
+        if call == Call::Claim {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        answer
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_reaches_a_task_whose_claim_is_not_answered_yet() {
+    let mut stores = Memory::for_nodes(2).into_iter();
+    let (here, there) = (stores.next().expect("two"), stores.next().expect("two"));
+    let here = node(0, Arc::new(here), slots(1)).await;
+    let slow = Layered::over(Arc::new(there), Arc::new(SlowClaims));
+    let _there = node(1, Arc::new(slow), slots(1)).await;
+    let id = here.pool.submit(on(1, "hang")).await.expect("made");
+    here.started(id).await;
+
+    here.pool.cancel(Target::Task(id)).await.expect("claimed");
+
+    // Sooner than everything is looked at.
+    let ended = tokio::time::timeout(Duration::from_secs(1), here.end(id)).await;
+    assert_eq!(ended.expect("told").task.state, State::Cancelled);
 }
