@@ -1,6 +1,7 @@
 //! A slot: owns one process and runs one attempt at a time.
 
 mod idle;
+mod memory;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::memory::Memory;
 use super::attempt;
 use super::inner::Inner;
 use super::nodes::elsewhere;
@@ -42,6 +44,7 @@ pub(super) struct Slot {
     pub restart: watch::Sender<u64>,
     /// It takes no new work and leaves when its task ends.
     retire: CancellationToken,
+    memory: Memory,
 }
 
 #[derive(Clone)]
@@ -193,6 +196,7 @@ impl Slot {
             cancel: watch::channel(None).0,
             restart: watch::channel(0).0,
             retire: CancellationToken::new(),
+            memory: Memory::default(),
         }
     }
 
@@ -250,7 +254,13 @@ impl Slot {
         inner.status_changed();
     }
 
-    /// On the wire.
+    /// Whether describing it takes no look at its processes.
+    pub fn is_known(&self) -> bool {
+        let pid = self.lock().pid;
+        pid.is_none_or(|pid| self.memory.known(pid).is_some())
+    }
+
+    /// On the wire. May block unless it is known.
     pub fn describe(&self, inner: &Inner) -> pb::Slot {
         let info = self.lock().clone();
         pb::Slot {
@@ -263,7 +273,7 @@ impl Slot {
             } as i32,
             state_time: Some(info.since.to_proto()),
             pid: info.pid.and_then(|pid| i32::try_from(pid).ok()),
-            memory_bytes: info.pid.and_then(super::status::memory_of_tree),
+            memory_bytes: info.pid.and_then(|pid| self.memory.look(pid)),
             task_id: info.task.map(|id| id.to_string()).unwrap_or_default(),
             attempts_run: info.attempts,
             launches: info.launches,

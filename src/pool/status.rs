@@ -141,10 +141,13 @@ pub(super) async fn status_of(inner: &Arc<Inner>, totals: &Totals) -> pb::PoolSt
 
 /// Every slot, by number.
 pub(super) async fn slots(inner: &Arc<Inner>) -> Vec<pb::Slot> {
+    let slots = inner.slots.all();
+    if slots.iter().all(|slot| slot.is_known()) {
+        return slots.iter().map(|slot| slot.describe(inner)).collect();
+    }
     let shared = Arc::clone(inner);
     // Reads /proc for the memory of the process trees.
     let described = tokio::task::spawn_blocking(move || {
-        let slots = shared.slots.all();
         slots.iter().map(|slot| slot.describe(&shared)).collect()
     });
     described.await.unwrap_or_default()
@@ -225,19 +228,4 @@ impl StatusWatch {
             std::future::pending::<()>().await;
         }
     }
-}
-
-/// Resident memory of a process and all below it, in bytes; `None`: it is gone.
-pub(super) fn memory_of_tree(pid: u32) -> Option<i64> {
-    const PAGE: i64 = 4096;
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let resident: i64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let below: i64 = children
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|child| child.parse().ok())
-        .filter_map(memory_of_tree)
-        .sum();
-    Some(resident * PAGE + below)
 }

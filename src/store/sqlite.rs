@@ -8,20 +8,19 @@ mod fault;
 mod open;
 mod probe;
 mod read;
+mod readers;
 mod retain;
 mod session;
 mod write;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::Connection;
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 use super::{
     Batch, CatalogEntry, CatalogKind, ClaimRequest, Claimed, Committed, Context, Due, Fence,
@@ -34,11 +33,9 @@ use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::task::{Record, SavedSession, State, Task};
 use fault::closed;
+use readers::Readers;
 use write::Books;
 use writer::Writer;
-
-/// Reads at the same time; more wait their turn.
-const READERS: usize = 3;
 
 /// The embedded durable store. Best ended by [`Store::close`]; dropping it
 /// waits for what was queued to be written.
@@ -46,13 +43,6 @@ pub struct Sqlite {
     readers: Arc<Readers>,
     writer: Mutex<Option<Writer>>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
-}
-
-struct Readers {
-    path: PathBuf,
-    permits: Arc<Semaphore>,
-    under_way: TaskTracker,
-    idle: Mutex<Vec<Connection>>,
 }
 
 impl Sqlite {
@@ -81,12 +71,7 @@ impl Sqlite {
             ))
         })?;
         Ok(Self {
-            readers: Arc::new(Readers {
-                path,
-                permits: Arc::new(Semaphore::new(READERS)),
-                under_way: TaskTracker::new(),
-                idle: Mutex::new(Vec::new()),
-            }),
+            readers: Arc::new(Readers::new(path)),
             writer: Mutex::new(Some(writer)),
             thread: Mutex::new(Some(thread)),
         })
@@ -102,21 +87,7 @@ impl Sqlite {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let permits = Arc::clone(&self.readers.permits);
-        let permit = permits.acquire_owned().await.map_err(|_| closed())?;
-        // It may have been given long ago, to a caller that is looking only now.
-        if self.readers.permits.is_closed() {
-            return Err(closed());
-        }
-        let readers = Arc::clone(&self.readers);
-        let reading = self.readers.under_way.spawn_blocking(move || {
-            let result = readers.with(work);
-            drop(permit);
-            result
-        });
-        reading
-            .await
-            .map_err(|error| StoreError::Unavailable(error.to_string()))?
+        self.readers.read(work).await
     }
 
     /// The writer, if nobody has ended it yet, and its thread.
@@ -138,26 +109,6 @@ impl Sqlite {
         self.writer()?
             .call(move |tx| tx.limit_pages(pages_left))
             .await
-    }
-}
-
-impl Readers {
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&Connection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = idle().pop();
-        let conn = match known {
-            Some(conn) => conn,
-            None => open::connect(&self.path, &open::READER)?,
-        };
-        let result = work(&conn);
-        // One that has failed is not trusted again.
-        if result.is_ok() {
-            idle().push(conn);
-        }
-        result
     }
 }
 
@@ -369,21 +320,14 @@ impl Store for Sqlite {
         writer.call(|tx| probe::give_room_back(tx.conn)).await?;
         self.read(read::totals).await?;
         if thorough {
-            probe::check(self.readers.path.clone()).await?;
+            probe::check(self.readers.path().to_owned()).await?;
         }
         Ok(())
     }
 
     async fn close(&self) {
         // Readers first: an open read would keep the log from being moved.
-        self.readers.permits.close();
-        self.readers.under_way.close();
-        self.readers.under_way.wait().await;
-        self.readers
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.readers.close().await;
         let (writer, thread) = self.take_writer();
         if let Some(writer) = writer {
             writer.close().await;

@@ -7,6 +7,7 @@ use claudepool::pb::fan_out_response::Item;
 
 use super::Place;
 use crate::measure::{Bound, Failure, Row};
+use crate::proc::anonymous;
 use crate::server::{Server, spec};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -17,8 +18,8 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
         "A fan-out of 10,000",
         "FanOut on four slots of an agent in the server's own process, from the call to the \
          last outcome, against the same number of tasks in fan-outs of 500, one after the \
-         other: the steady state. Memory is the growth of the server's peak-to-start while it \
-         runs.",
+         other: the steady state. Memory is the growth from the start to the peak, of the \
+         server's process and of the caller's, which keeps no outcome.",
     );
     let all = place.size.of(1_000, 10_000);
     for _ in 0..place.size.rounds.min(3) {
@@ -29,9 +30,9 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
             run(&server, 500).await?;
         }
         let steady = all as f64 / begun.elapsed().as_secs_f64();
-        let before = server.memory();
+        let (before, own) = (server.memory(), anonymous(std::process::id()));
         let begun = Instant::now();
-        let peak = run(&server, all).await?;
+        let (peak, own_peak) = run(&server, all).await?;
         let rate = all as f64 / begun.elapsed().as_secs_f64();
         row.add("tasks/s", "fan-outs of 500", steady);
         row.add("tasks/s", "one fan-out", rate);
@@ -40,6 +41,11 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
             "server's MiB more at its peak",
             "one fan-out",
             (peak - before) / MIB,
+        );
+        row.add(
+            "caller's MiB more at its peak",
+            "one fan-out",
+            (own_peak - own) / MIB,
         );
         row.goal(
             "one fan-out / steady state",
@@ -59,25 +65,27 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
     Ok(row)
 }
 
-/// Runs one; the server's highest memory meanwhile, as far as it was seen.
-async fn run(server: &Server, tasks: usize) -> Result<f64, Failure> {
+/// Runs one; the highest memory meanwhile, of the server and of its caller, as
+/// far as it was seen.
+async fn run(server: &Server, tasks: usize) -> Result<(f64, f64), Failure> {
     let mut client = server.client().await?.max_decoding_message_size(64 << 20);
     let request = pb::FanOutRequest {
         tasks: (0..tasks).map(|_| spec("say ok")).collect(),
         ..Default::default()
     };
     let mut stream = client.fan_out(request).await?.into_inner();
-    let (mut done, mut peak) = (0, 0.0_f64);
+    let (mut done, mut peak, mut own) = (0, 0.0_f64, 0.0_f64);
     while let Some(message) = stream.message().await? {
         if let Some(Item::Finished(_)) = message.item {
             done += 1;
             if done % 100 == 0 {
                 peak = peak.max(server.memory());
+                own = own.max(anonymous(std::process::id()));
             }
         }
     }
     if done < tasks {
         return Err(format!("{done} of {tasks} outcomes came").into());
     }
-    Ok(peak)
+    Ok((peak, own))
 }

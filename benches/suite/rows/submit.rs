@@ -11,7 +11,8 @@ use claudepool::task::{Spec, Task};
 use super::Place;
 use crate::disk::{GroupCommit, a_store, sync_time};
 use crate::measure::{Bound, Failure, Row, callers};
-use crate::server::{Server, spec, submit};
+use crate::raw;
+use crate::server::{Kind, Server, spec, submit};
 
 const PROMPT: &str = "Look at the last ten commits and say in one sentence what they change.";
 const CONNECTIONS: usize = 8;
@@ -28,7 +29,9 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
     let server = Server::talker(&place.dir, 1)?;
     server.occupy(1).await?;
     let channels = server.connect(CONNECTIONS).await?;
-    let raw = Arc::new(GroupCommit::start(&place.dir)?);
+    let bare = Server::start(&Kind::Bare)?;
+    let wires = bare.connect(CONNECTIONS).await?;
+    let disk = Arc::new(GroupCommit::start(&place.dir)?);
     let store = a_store(&place.dir).await?;
     let span = place.size.span();
     for _ in 0..place.size.rounds {
@@ -36,8 +39,8 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
         for count in [1, 16, 64] {
             let what = format!("calls/s, {count} callers");
             let calls = callers(count, span, |_| {
-                let raw = Arc::clone(&raw);
-                move || raw.submit(PROMPT)
+                let disk = Arc::clone(&disk);
+                move || disk.submit(PROMPT)
             });
             row.add(&what, "raw group commit", calls.await?.rate);
             let calls = callers(count, span, |_| {
@@ -45,6 +48,14 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
                 move || commit(Arc::clone(&store))
             });
             row.add(&what, "our store alone", calls.await?.rate);
+            let calls = callers(count, span, |number| {
+                let channel = wires[number % CONNECTIONS].clone();
+                move || {
+                    let channel = channel.clone();
+                    async move { raw::unary(&channel).await }
+                }
+            });
+            row.add(&what, "tonic alone", calls.await?.rate);
             let calls = callers(count, span, |number| {
                 let channel = channels[number % CONNECTIONS].clone();
                 let client = claudepool::pb::pool_service_client::PoolServiceClient::new(channel);

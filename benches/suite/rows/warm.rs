@@ -14,8 +14,13 @@ use crate::measure::{Bound, Failure, Row, median, milliseconds, percentile};
 use crate::proc::Usage;
 use crate::server::{Kind, Server, claude, spec};
 
+/// Turns that the ways take within a round: what the machine does besides
+/// changes within seconds, and is to befall all of them.
+const TURNS: usize = 4;
+
 /// One way's round: every task's time, the time of all, and the processor time
 /// that was used meanwhile.
+#[derive(Default)]
 pub struct Round {
     pub times: Vec<f64>,
     pub all: Duration,
@@ -23,6 +28,14 @@ pub struct Round {
 }
 
 impl Round {
+    /// Both as one.
+    fn join(&mut self, next: Self) {
+        self.times.extend(next.times);
+        self.all += next.all;
+        self.used.own += next.used.own;
+        self.used.below += next.used.below;
+    }
+
     /// Tasks a second.
     pub fn rate(&self) -> f64 {
         self.times.len() as f64 / self.all.as_secs_f64()
@@ -85,9 +98,12 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
         ours(&server, slots, 10 * slots).await?;
         together(&mut bare, 10 * slots)?;
         for _ in 0..place.size.rounds {
-            let theirs = together(&mut bare, tasks)?;
+            let (mut theirs, mut round) = (Round::default(), Round::default());
+            for _ in 0..TURNS {
+                theirs.join(together(&mut bare, tasks / TURNS)?);
+                round.join(ours(&server, slots, tasks / TURNS).await?);
+            }
             theirs.tell(&mut row, "bare", slots, false);
-            let round = ours(&server, slots, tasks).await?;
             round.tell(&mut row, "claudepool", slots, true);
             let goal = format!("tasks/s / bare, {slots} slots");
             row.goal(&goal, "", Bound::AtLeast, 0.9, round.rate() / theirs.rate());
@@ -101,8 +117,11 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
             let cold = cold(&program, &template, &dir, place.size.of(4, 24))?;
             cold.tell(&mut row, "claude -p", slots, false);
             let commit = commit_time(&store).await?;
-            let theirs = alone(&mut bare, tasks)?;
-            let round = ours(&server, 1, tasks).await?;
+            let (mut theirs, mut round) = (Round::default(), Round::default());
+            for _ in 0..TURNS {
+                theirs.join(alone(&mut bare, tasks / TURNS)?);
+                round.join(ours(&server, 1, tasks / TURNS).await?);
+            }
             let ways = [
                 ("bare", &theirs.times),
                 ("claudepool", &round.times),
