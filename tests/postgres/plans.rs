@@ -130,6 +130,33 @@ async fn nothing_that_must_stay_fast_reads_a_whole_table() {
     }
 }
 
+/// Before anything is known of its tables, PostgreSQL believes them to be large.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_database_compiles_no_statement() {
+    let server = Server::start();
+    let name = server.database().await;
+    let admin = server.admin(&name).await;
+    for setting in [
+        "session_preload_libraries = 'auto_explain'",
+        "auto_explain.log_min_duration = 0",
+    ] {
+        let sql = format!("ALTER DATABASE {name} SET {setting}");
+        admin.batch_execute(&sql).await.unwrap();
+    }
+    let store = open(&server.url(&name)).await;
+    let cluster = store.cluster().unwrap();
+    cluster.control().await.unwrap();
+    cluster.queued().await.unwrap();
+    cluster.nodes().await.unwrap();
+    cluster.orphans(9).await.unwrap();
+    live(&store).await;
+
+    let seen = plans(&server, &mut 0);
+
+    assert!(seen.contains("context_revision"), "{seen}");
+    assert!(!seen.contains("JIT:"), "{seen}");
+}
+
 /// A task's life, and what goes on beside it.
 async fn live(store: &dyn Store) {
     let task = Task {

@@ -204,7 +204,8 @@ async fn nodes(link: &Link) -> Result<Vec<Node>, Fault> {
 
 async fn control(link: &Link) -> Result<Control, Fault> {
     let sql = "SELECT s.revision, s.paused, s.hold, c.revision, b.budget_limit IS NOT NULL
-               FROM shared s, context_revision c, budget b";
+               FROM shared s, context_revision c, budget b
+               WHERE s.only_row = 1 AND c.only_row = 1 AND b.only_row = 1";
     let rows = link.rows(sql, &[]).await?;
     let row = rows
         .first()

@@ -8,7 +8,9 @@ use super::url::Target;
 use crate::store::OpenError;
 
 /// A pool of them. What the server is told ends what a client that is gone has
-/// left there.
+/// left there. And it compiles no statement: all are short, and where it guesses
+/// that one is not, before it has looked at its tables, compiling was seen to take
+/// half a second.
 pub(super) fn pool(target: &Target, tls: MakeRustlsConnect) -> Result<Pool, OpenError> {
     let manager = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
@@ -17,7 +19,7 @@ pub(super) fn pool(target: &Target, tls: MakeRustlsConnect) -> Result<Pool, Open
     let limit = target.call.as_millis();
     let setup = format!(
         "SET statement_timeout = {limit}; SET lock_timeout = {limit};
-         SET idle_in_transaction_session_timeout = {limit}"
+         SET idle_in_transaction_session_timeout = {limit}; SET jit = off"
     );
     let setup = Hook::async_fn(move |client: &mut ClientWrapper, _| {
         let setup = setup.clone();
