@@ -72,6 +72,7 @@ demo: ## Show everything once (release build).
 	cargo run --release --locked -- demo
 
 bench: $(CLAUDE) ## Measure everything side by side; writes docs/benchmarks.md. ROWS="submit unary" for some, QUICK=1 for a look.
+	@$(need_postgres)
 	CLAUDEPOOL_TEST_CLAUDE=$(CLAUDE) cargo bench --locked --bench suite -- $(ROWS)
 
 bench-peers: $(CLAUDE) ## Measure what others do beside ours; in one go: make bench-peers bench.
@@ -92,7 +93,7 @@ test-envoy: $(ENVOY) ## Tests behind a real Envoy, as deploy/envoy configures it
 
 test-postgres: ## Tests on Debian's PostgreSQL, which they start themselves.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call need,initdb,PostgreSQL 15 or newer (the package postgresql))
+	@$(need_postgres)
 	cargo build --locked --bin claudepool --example fake_claude
 	cargo test --locked --test postgres
 
@@ -134,6 +135,7 @@ $(ENVOY):
 
 # $(call need,PROGRAM,WHAT): a missing toolchain is an error, never a skip.
 need = command -v $(1) >/dev/null || { echo "error: there is no $(1) in PATH: install $(2)" >&2; exit 1; }
+need_postgres = ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call need,initdb,PostgreSQL 15 or newer (the package postgresql))
 
 # --- Clients in other languages: clients/README.md -------------------------
 

@@ -311,6 +311,7 @@ fn links_between_documents_lead_somewhere() {
         "docs/threat-model.md",
         "docs/metrics.md",
         "docs/postgresql.md",
+        "docs/capacity.md",
     ] {
         let path = root().join(file);
         let text = std::fs::read_to_string(&path).unwrap();

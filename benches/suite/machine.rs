@@ -24,6 +24,7 @@ pub fn describe(scratch: &Path) -> Result<Vec<String>, Failure> {
     ];
     for (name, program) in [
         ("rustc", Some("rustc".into())),
+        ("PostgreSQL", Some("psql".into())),
         ("Claude Code", std::env::var_os("CLAUDEPOOL_TEST_CLAUDE")),
     ] {
         if let Some(program) = program

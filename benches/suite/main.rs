@@ -1,13 +1,16 @@
 //! The benchmark: every row side by side with what it is compared to, in one
 //! run, whose output is a page.
 //!
-//! `make bench` runs all rows and writes `docs/benchmarks.md`. One row alone:
+//! `make bench` runs all rows and writes `docs/benchmarks.md`, and what follows for
+//! many slots, `docs/capacity.md`. One row alone:
 //! `make bench ROWS="submit unary"`; a look in about a minute: `QUICK=1`. A row is
 //! kept as JSON in `target/bench/rows/`, which is all that the page is made of.
 #![allow(missing_docs)]
 
 mod agent;
 mod bare;
+mod capacity;
+mod database;
 mod disk;
 mod machine;
 mod measure;
@@ -16,6 +19,7 @@ mod peers;
 mod plot;
 mod proc;
 mod raw;
+mod recorded;
 mod rows;
 mod server;
 
@@ -91,12 +95,23 @@ fn main() -> Result<(), Failure> {
     }
     match size.quick {
         true => println!("No page is written: a look is no result."),
-        false => page::write(root, &read(&kept)?, &machine::describe(scratch)?)?,
+        false => {
+            let (rows, machine) = (read(&kept)?, machine::describe(scratch)?);
+            page::write(root, &rows, &machine)?;
+            capacity::write(root, &rows, &machine)?;
+        }
     }
     match failed.is_empty() {
         true => Ok(()),
         false => Err(format!("rows that failed: {}", failed.join(", ")).into()),
     }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0");
+    let address = listener.and_then(|listener| listener.local_addr());
+    address.expect("loopback has ports").port()
 }
 
 fn keep(kept: &Path, row: &Row) -> Result<(), Failure> {

@@ -109,3 +109,25 @@ pub fn resident(pid: u32) -> f64 {
 pub fn proportional(pid: u32) -> f64 {
     line(pid, "smaps_rollup", "Pss:")
 }
+
+/// Processor time of a process and of its children that live, in milliseconds:
+/// finer than [`Usage`], which counts hundredths of a second.
+pub fn on_processor(pid: u32) -> f64 {
+    let nanoseconds = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|n| n.parse::<f64>().ok())
+    };
+    let all = children(pid).into_iter().chain([pid]);
+    all.filter_map(nanoseconds).sum::<f64>() / 1e6
+}
+
+/// Every process below one.
+pub fn below(pid: u32) -> Vec<u32> {
+    let mut found = children(pid);
+    let mut at = 0;
+    while let Some(pid) = found.get(at) {
+        found.extend(children(*pid));
+        at += 1;
+    }
+    found
+}

@@ -35,8 +35,10 @@ pub enum Kind {
     Talker {
         /// Slots.
         slots: u32,
-        /// The database.
-        database: PathBuf,
+        /// The URL of the store.
+        store: String,
+        /// Its name and its label among many servers; empty: it is alone.
+        node: String,
     },
     /// The pool over the real CLI.
     Claude {
@@ -82,7 +84,17 @@ impl Server {
         let dir = tempfile::tempdir_in(dir)?.keep();
         Self::start(&Kind::Talker {
             slots,
-            database: dir.join("pool.db"),
+            store: format!("sqlite:{}", dir.join("pool.db").display()),
+            node: String::new(),
+        })
+    }
+
+    /// The same as one of many on a store, with its name as a label.
+    pub fn node(store: &str, name: &str, slots: u32) -> Result<Self, Failure> {
+        Self::start(&Kind::Talker {
+            slots,
+            store: store.to_owned(),
+            node: name.to_owned(),
         })
     }
 
@@ -113,6 +125,12 @@ impl Server {
     /// Its resident memory, in bytes.
     pub fn resident(&self) -> f64 {
         super::proc::resident(self.child.id())
+    }
+
+    /// The memory of all processes below it, what they share divided, in bytes.
+    pub fn memory_below(&self) -> f64 {
+        let all = super::proc::below(self.child.id());
+        all.into_iter().map(super::proc::proportional).sum()
     }
 
     /// Takes a slot away, until the end: what is submitted then waits.
@@ -193,9 +211,13 @@ async fn serve(kind: Kind) -> Result<(), Failure> {
                 _ = stopped.recv() => Ok(()),
             }
         }
-        Kind::Talker { slots, database } => {
-            let options = options(slots);
-            let pool = pool(Talker, &database, options).await?;
+        Kind::Talker { slots, store, node } => {
+            let mut options = options(slots);
+            options
+                .node_labels
+                .extend((!node.is_empty()).then(|| node.clone()));
+            options.node_id = node;
+            let pool = pool(Talker, &store, options).await?;
             serve_pool(pool, listener, &address, stopped).await
         }
         Kind::Claude {
@@ -210,7 +232,8 @@ async fn serve(kind: Kind) -> Result<(), Failure> {
                 working_dir: work,
                 ..options(slots)
             };
-            let pool = pool(agent, &dir.join("pool.db"), options).await?;
+            let store = format!("sqlite:{}", dir.join("pool.db").display());
+            let pool = pool(agent, &store, options).await?;
             serve_pool(pool, listener, &address, stopped).await
         }
     }
@@ -240,8 +263,8 @@ fn options(slots: u32) -> Options {
     }
 }
 
-async fn pool(agent: impl Agent, database: &Path, options: Options) -> Result<Pool, Failure> {
-    let store = store::open(&format!("sqlite:{}", database.display())).await?;
+async fn pool(agent: impl Agent, store: &str, options: Options) -> Result<Pool, Failure> {
+    let store = store::open(store).await?;
     let builder = Pool::builder(agent).store(store).options(options);
     Ok(builder.build().await?)
 }

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, NoTls};
 /// wanted it, however that went. PostgreSQL refuses to run as root.
 const SCRIPT: &str = r#"
 set -eu
-dir=$1 bin=$2 port=$3
+dir=$1 bin=$2 port=$3 address=$4
 if [ "$(id -u)" = 0 ]; then
     chown postgres "$dir"
     as() { runuser -u postgres -- "$@"; }
@@ -34,7 +34,7 @@ as "$bin/initdb" -D "$dir/data" -U postgres -A trust --no-sync >"$dir/initdb.log
 cat >>"$dir/data/postgresql.conf" <<END
 port = $port
 unix_socket_directories = '$dir'
-listen_addresses = '127.0.0.1'
+listen_addresses = '$address'
 max_connections = 300
 END
 as "$bin/pg_ctl" -D "$dir/data" -l "$dir/data/log" -w -s start
@@ -79,14 +79,20 @@ fn programs() -> PathBuf {
 
 impl Server {
     pub fn start() -> Self {
-        let bin = programs();
         let dir = tempfile::tempdir().unwrap().keep();
+        Self::start_by(Command::new("sh"), "127.0.0.1", dir)
+    }
+
+    /// The same by a shell of the caller's, at an address, in a new directory
+    /// that its user can reach.
+    pub fn start_by(mut shell: Command, address: &str, dir: PathBuf) -> Self {
+        let bin = programs();
         let port = crate::free_port();
-        let mut script = Command::new("sh")
+        let mut script = shell
             .args(["-c", SCRIPT, "sh"])
             .arg(&dir)
             .arg(&bin)
-            .arg(port.to_string())
+            .args([&port.to_string(), address])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -151,10 +157,15 @@ impl Server {
         self.dir.join("data/log")
     }
 
+    /// The process that all others of it are children of.
+    pub fn pid(&self) -> String {
+        let pid = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
+        pid.lines().next().unwrap().to_owned()
+    }
+
     /// Its processes.
     fn processes(&self) -> Vec<Pid> {
-        let pid = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap();
-        let pid = pid.lines().next().unwrap().to_owned();
+        let pid = self.pid();
         let children = format!("/proc/{pid}/task/{pid}/children");
         let children = std::fs::read_to_string(children).unwrap();
         let all = [pid.as_str()]

@@ -74,7 +74,8 @@ async fn watched(
     Ok(times)
 }
 
-async fn hear(channel: Channel, task: String) -> Result<Vec<f64>, Failure> {
+/// The times until a watcher heard what a task said.
+pub async fn hear(channel: Channel, task: String) -> Result<Vec<f64>, Failure> {
     let clock = Clock::system();
     let mut stream = raw::watch(&channel, &task).await?;
     let begun = clock.now();

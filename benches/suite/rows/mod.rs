@@ -8,12 +8,13 @@ mod memory;
 mod no_op;
 mod peers_cli;
 mod peers_queue;
+pub mod postgres;
 mod start;
 mod started;
 mod streams;
 mod submit;
 mod unary;
-mod warm;
+pub mod warm;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -56,6 +57,9 @@ pub const ROWS: &[(&str, Measure)] = &[
     ("growth", |place| Box::pin(growth::row(place))),
     ("fan-out", |place| Box::pin(fan_out::row(place))),
     ("start", |place| Box::pin(start::row(place))),
+    ("postgres", |place| Box::pin(postgres::queue(place))),
+    ("postgres-watch", |place| Box::pin(postgres::watch(place))),
+    ("postgres-load", |place| Box::pin(postgres::load(place))),
 ];
 
 /// Rows that need other people's programs, for `make bench-peers`.

@@ -14,7 +14,8 @@ use crate::measure::{Bound, Failure, Row, callers};
 use crate::raw;
 use crate::server::{Kind, Server, spec, submit};
 
-const PROMPT: &str = "Look at the last ten commits and say in one sentence what they change.";
+/// Of the length of many.
+pub const PROMPT: &str = "Look at the last ten commits and say in one sentence what they change.";
 const CONNECTIONS: usize = 8;
 
 pub async fn row(place: Place) -> Result<Row, Failure> {
@@ -84,7 +85,8 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
     Ok(row)
 }
 
-async fn commit(store: Arc<dyn Store>) -> Result<(), Failure> {
+/// Makes a task in a store.
+pub async fn commit(store: Arc<dyn Store>) -> Result<(), Failure> {
     let now = Clock::system().now();
     let spec = Spec {
         received: spec(PROMPT),

@@ -17,6 +17,12 @@ use crate::server::{Kind, Server, claude, spec};
 /// Turns that the ways take within a round: what the machine does besides
 /// changes within seconds, and is to befall all of them.
 const TURNS: usize = 4;
+/// Memory of a slot's process after some hundred tasks.
+pub const PROCESS: &str = "MiB a process";
+/// Processor time of the CLI.
+pub const PROCESSOR: &str = "CPU ms a task: the CLI";
+pub const CLAUDEPOOL: &str = "claudepool";
+const MIB: f64 = 1024.0 * 1024.0;
 
 /// One way's round: every task's time, the time of all, and the processor time
 /// that was used meanwhile.
@@ -51,7 +57,7 @@ impl Round {
         row.add(&format!("tasks/s, {slots} slots"), way, self.rate());
         if slots == 2 {
             let below = self.per_task(self.used.below);
-            row.add("CPU ms a task: the CLI", way, below);
+            row.add(PROCESSOR, way, below);
             if own {
                 row.add(
                     "CPU ms a task: the server",
@@ -104,7 +110,7 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
                 round.join(ours(&server, slots, tasks / TURNS).await?);
             }
             theirs.tell(&mut row, "bare", slots, false);
-            round.tell(&mut row, "claudepool", slots, true);
+            round.tell(&mut row, CLAUDEPOOL, slots, true);
             let goal = format!("tasks/s / bare, {slots} slots");
             row.goal(&goal, "", Bound::AtLeast, 0.9, round.rate() / theirs.rate());
             if slots != 2 {
@@ -135,6 +141,13 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
             let added = median(&round.times) - median(&theirs.times) - 2.0 * commit;
             let goal = "p50 of Run less bare and two commits";
             row.goal(goal, "ms", Bound::AtMost, 1.0, added);
+        }
+        if slots == 2 {
+            row.add(
+                PROCESS,
+                CLAUDEPOOL,
+                server.memory_below() / MIB / slots as f64,
+            );
         }
         drop((server, bare));
         if slots == 2 {
