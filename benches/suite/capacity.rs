@@ -69,6 +69,14 @@ impl Seen<'_> {
     }
 }
 
+/// Of things that are whole.
+fn count(value: f64) -> String {
+    match number(value.round()).split_once('.') {
+        Some((whole, _)) => whole.to_owned(),
+        None => number(value.round()),
+    }
+}
+
 /// Writes `docs/capacity.md`, if what it is computed from was measured.
 pub fn write(root: &Path, rows: &[Row], machine: &[String]) -> Result<(), Failure> {
     match page(&Seen(rows), machine) {
@@ -150,8 +158,8 @@ fn page(seen: &Seen<'_>, machine: &[String]) -> Option<String> {
          | slots of a machine with 64 GiB for them | {} | memory; `pool.max_slots` is at most 1,000 |\n\
          | machines | {} | slots / slots of a machine |",
         number(memory),
-        number(slots),
-        number(machines),
+        count(slots),
+        count(machines),
     );
     if let Some(cli) = seen.of("warm", PROCESSOR, CLAUDEPOOL) {
         for (work, tasks) in WORK.iter().zip(tasks) {
@@ -204,7 +212,7 @@ fn page(seen: &Seen<'_>, machine: &[String]) -> Option<String> {
             number(first.needed[place]),
             number(first.had),
             number(part),
-            number(carried),
+            count(carried),
             if part <= 1.0 { ": all of them" } else { "" },
         );
     }
@@ -243,7 +251,7 @@ fn beside(
         number(machines / RENEWAL),
         number(machines * at_rest),
         number(at_rest),
-        number(machines * CONNECTIONS),
+        count(machines * CONNECTIONS),
         CONNECTIONS - 1.0,
         number(tasks[0] * log / 1024.0),
         number(tasks[1] * log / 1024.0),

@@ -14,7 +14,7 @@ use claudepool::task::apply::submit as made;
 use claudepool::task::{Spec, Task};
 
 use super::super::submit::PROMPT;
-use super::{APPEND, APPENDS, BARE, OURS, Place, ROUNDS_MAX, SQLITE};
+use super::{APPEND, APPENDS, BARE, CLAIMS, OURS, Place, ROUNDS_MAX, SQLITE};
 use crate::database::Database;
 use crate::disk::a_store;
 use crate::measure::{Calls, Failure, Row, callers};
@@ -29,9 +29,8 @@ const SLOTS: usize = 8;
 const TASKS: usize = 64;
 /// Tasks made in one transaction.
 const BATCH: usize = 400;
-/// Of what is measured; of what was recorded, which must not pass.
-const LEASE: Duration = Duration::from_secs(60);
-const LONG: Duration = Duration::from_secs(3600);
+/// Nobody renews it.
+const LEASE: Duration = Duration::from_secs(3600);
 
 /// A store as one node of many, or alone.
 #[derive(Clone)]
@@ -47,26 +46,37 @@ pub async fn measure(row: &mut Row, place: &Place, database: &Database) -> Resul
     let bare = record(database, &url, ready).await?;
     let mut nodes = Vec::new();
     for number in 0..NODES {
-        nodes.push(One::join(&url, &format!("node-{number}"), LEASE).await?);
+        nodes.push(One::join(&url, &format!("node-{number}")).await?);
     }
     let alone = [One {
         store: a_store(&place.dir).await?,
         node: NodeId::from("alone"),
     }];
     let tasks = place.size.of(160, 1600);
+    let span = Duration::from_millis(place.size.of(250, 600));
+    // Tasks that wait in each.
+    let (mut shared, mut own) = (0, 0);
     for _ in 0..place.size.rounds.min(ROUNDS_MAX) {
         for count in [1, NODES] {
-            let what = format!("claims/s, {count} nodes of {SLOTS} slots");
-            fill(&nodes[0], tasks, ready).await?;
-            row.add(&what, BARE, replayed(&bare[..count]).await?);
-            fill(&nodes[0], tasks, ready).await?;
-            row.add(&what, OURS, claimed(&nodes[..count]).await?);
+            let what = match count {
+                1 => format!("claims/s, 1 node of {SLOTS} slots"),
+                _ => CLAIMS.to_owned(),
+            };
+            fill(&nodes[0], tasks - shared, ready).await?;
+            let some = replayed(&bare[..count], span).await?;
+            shared = tasks - some.count;
+            row.add(&what, BARE, some.rate());
+            fill(&nodes[0], tasks - shared, ready).await?;
+            let some = claimed(&nodes[..count], span).await?;
+            shared = tasks - some.count;
+            row.add(&what, OURS, some.rate());
             if count == 1 {
-                fill(&alone[0], tasks, ready).await?;
-                row.add(&what, SQLITE, claimed(&alone).await?);
+                fill(&alone[0], tasks - own, ready).await?;
+                let some = claimed(&alone, span).await?;
+                own = tasks - some.count;
+                row.add(&what, SQLITE, some.rate());
             }
         }
-        let span = Duration::from_millis(place.size.of(250, 600));
         for (way, one) in [(OURS, &nodes[0]), (SQLITE, &alone[0])] {
             let fences = under_way(one, ready).await?;
             let before = database.processor()?;
@@ -85,10 +95,10 @@ pub async fn measure(row: &mut Row, place: &Place, database: &Database) -> Resul
 }
 
 impl One {
-    async fn join(url: &str, name: &str, lease: Duration) -> Result<Self, Failure> {
+    async fn join(url: &str, name: &str) -> Result<Self, Failure> {
         let (store, node) = (store::open(url).await?, NodeId::from(name));
         let cluster = store.cluster().ok_or("a store of one server")?;
-        let waits = cluster.join(&node, &BTreeSet::new(), lease).await?;
+        let waits = cluster.join(&node, &BTreeSet::new(), LEASE).await?;
         match waits {
             None => Ok(Self { store, node }),
             Some(_) => Err(format!("there is a node {name} already").into()),
@@ -145,7 +155,7 @@ async fn record(
     let mut scripts = Vec::new();
     database.tell_all(NAME, true).await?;
     for number in 0..NODES {
-        let one = One::join(url, &format!("recorded-{number}"), LONG).await?;
+        let one = One::join(url, &format!("recorded-{number}")).await?;
         fill(&one, SLOTS, ready).await?;
         let tasks = one.claim().await?;
         let ids: Vec<_> = tasks.iter().map(|c| c.task.id.to_string()).collect();
@@ -161,8 +171,20 @@ async fn record(
     Ok(bare)
 }
 
-/// Claims a second until there is nothing left for all slots.
-async fn claimed(nodes: &[One]) -> Result<f64, Failure> {
+/// What was claimed, and the time it took.
+struct Taken {
+    count: usize,
+    time: Duration,
+}
+
+impl Taken {
+    fn rate(&self) -> f64 {
+        self.count as f64 / self.time.as_secs_f64()
+    }
+}
+
+/// Claims until the time is over or there is nothing left for all slots.
+async fn claimed(nodes: &[One], span: Duration) -> Result<Taken, Failure> {
     let begun = Instant::now();
     let claiming = nodes.iter().cloned().map(|one| {
         tokio::spawn(async move {
@@ -170,7 +192,7 @@ async fn claimed(nodes: &[One]) -> Result<f64, Failure> {
             loop {
                 let some = one.claim().await?.len();
                 all += some;
-                if some < SLOTS {
+                if some < SLOTS || begun.elapsed() > span {
                     return Ok::<_, Failure>(all);
                 }
             }
@@ -180,15 +202,16 @@ async fn claimed(nodes: &[One]) -> Result<f64, Failure> {
 }
 
 /// The same of what was recorded.
-async fn replayed(bare: &[Arc<Bare>]) -> Result<f64, Failure> {
+async fn replayed(bare: &[Arc<Bare>], span: Duration) -> Result<Taken, Failure> {
     let begun = Instant::now();
     let claiming = bare.iter().cloned().map(|bare| {
         tokio::spawn(async move {
             let mut all = 0;
             loop {
-                match bare.run(Vec::new(), SLOTS).await? {
-                    0 => return Ok::<_, Failure>(all),
-                    some => all += some,
+                let some = bare.run(Vec::new(), SLOTS).await?;
+                all += some;
+                if some < SLOTS || begun.elapsed() > span {
+                    return Ok::<_, Failure>(all);
                 }
             }
         })
@@ -199,12 +222,13 @@ async fn replayed(bare: &[Arc<Bare>]) -> Result<f64, Failure> {
 async fn sum(
     all: Vec<tokio::task::JoinHandle<Result<usize, Failure>>>,
     begun: Instant,
-) -> Result<f64, Failure> {
+) -> Result<Taken, Failure> {
     let mut count = 0;
     for some in all {
         count += some.await??;
     }
-    Ok(count as f64 / begun.elapsed().as_secs_f64())
+    let time = begun.elapsed();
+    Ok(Taken { count, time })
 }
 
 /// Tasks that have been claimed.

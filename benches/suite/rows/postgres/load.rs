@@ -75,7 +75,7 @@ async fn lives(row: &mut Row, place: &Place, database: &Database) -> Result<(), 
     channels.extend(servers[1].connect(4).await?);
     let admin = database.client("postgres").await?;
     let looking = database.client(NAME).await?;
-    let span = Duration::from_millis(place.size.of(500, 1500));
+    let span = Duration::from_millis(place.size.of(500, 1000));
     let mut ended = 0.0;
     for _ in 0..place.size.rounds.min(ROUNDS_MAX) {
         let (before, begun) = (database.load(&admin, NAME).await?, Instant::now());
