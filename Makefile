@@ -22,7 +22,7 @@ GRPCURL := $(TOOLS)/grpcurl-$(GRPCURL_VERSION)/grpcurl
 HEALTH_PROBE := $(TOOLS)/grpc-health-probe-$(HEALTH_PROBE_VERSION)/grpc-health-probe
 ENVOY := $(TOOLS)/envoy-$(ENVOY_VERSION)/envoy
 
-.PHONY: help check fmt lint proto test test-fast test-real test-envoy test-postgres kills simulation fuzz demo bench bench-peers test-readme tools claude-path clean-tools
+.PHONY: help check fmt lint proto test test-fast test-real test-envoy test-postgres test-namespaces kills simulation fuzz demo bench bench-peers test-readme tools claude-path clean-tools
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | while IFS=$$'\t' read -r name what; do printf '%-18s %s\n' "$$name" "$$what"; done
@@ -36,12 +36,12 @@ fmt: ## Check the format.
 lint: ## Clippy, no warning allowed.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	cargo clippy --all-targets --locked -- -D warnings
-	cargo clippy --test real_cli --test readme --test envoy --test postgres --locked -- -D warnings
+	cargo clippy --test real_cli --test readme --test envoy --test postgres --test namespaces --locked -- -D warnings
 
 proto: $(BUF) ## Check the wire contract: buf lint.
 	$(BUF) lint
 
-test: test-fast test-real test-readme test-envoy test-postgres ## Run every test; sets up what it needs in .tools/.
+test: test-fast test-real test-readme test-envoy test-postgres test-namespaces ## Run every test; sets up what it needs in .tools/.
 
 test-fast: ## Tests that need Rust and a C compiler alone.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
@@ -96,6 +96,14 @@ test-postgres: ## Tests on Debian's PostgreSQL, which they start themselves.
 	@$(need_postgres)
 	cargo build --locked --bin claudepool --example fake_claude
 	cargo test --locked --test postgres
+
+test-namespaces: ## Tests of servers that each have a network namespace, as an ordinary user.
+	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
+	@$(need_postgres)
+	@tests/namespaces/enter.sh
+	cargo build --locked --bin claudepool --example fake_claude
+	CLAUDEPOOL_TEST_NAMESPACES=1 cargo test --locked --test namespaces \
+		--config "target.'cfg(unix)'.runner = ['$(CURDIR)/tests/namespaces/enter.sh']"
 
 tools: $(GRPCURL) $(BUF) $(HEALTH_PROBE) ## Install grpcurl, buf and grpc-health-probe; prints where they are.
 	@printf '%s\n' $^
@@ -229,7 +237,7 @@ test-deploy: $(KUSTOMIZE) $(DEPLOY_PY)/done $(CRDS)/done ## Lint the Containerfi
 	@$(call need,systemd-analyze,systemd (the package of that name))
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
 	$(DEPLOY_PY)/bin/hadolint Containerfile
-	$(DEPLOY_PY)/bin/shellcheck deploy/*.sh .ci/run
+	$(DEPLOY_PY)/bin/shellcheck deploy/*.sh tests/namespaces/enter.sh .ci/run
 	systemd-analyze verify deploy/systemd/claudepool.service
 	systemd-analyze security --offline=true --threshold=20 deploy/systemd/claudepool.service >/dev/null
 	CLAUDEPOOL_TEST_KUSTOMIZE=$(KUSTOMIZE) CLAUDEPOOL_TEST_CRDS=$(CRDS) $(DEPLOY_PY)/bin/python deploy/test.py

@@ -1,5 +1,6 @@
 //! Certificates and tokens for servers under test, and ways to call with them.
 
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,12 @@ impl Authority {
     pub fn server(&self) -> (String, String) {
         let dns = SanType::DnsName(Ia5String::try_from("localhost").unwrap());
         self.issue(vec![dns], ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// A certificate for an address, and its key.
+    pub fn server_at(&self, address: IpAddr) -> (String, String) {
+        let address = SanType::IpAddress(address);
+        self.issue(vec![address], ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     /// A client's certificate with these URIs and DNS names, and its key.
