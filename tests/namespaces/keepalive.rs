@@ -9,7 +9,7 @@ use tokio::process::Command;
 use tonic::Code;
 
 use crate::site::{ASKED, AWAY, Site, TOKEN, on};
-use crate::support::{PATIENCE, events, finished, next_event, prompt};
+use crate::support::{PATIENCE, finished, next_event, prompt};
 
 /// What clients/README.md says: silence before a client asks, and its wait.
 const CLIENT_ASKS: Duration = Duration::from_secs(30);
@@ -42,7 +42,7 @@ async fn a_client_finds_out_in_time_that_its_server_is_gone_and_watches_on_when_
     let watch = client.pool.clone().watch_task(request).await.unwrap();
     let mut watch = watch.into_inner();
     let seen = next_event(&mut watch).await.expect("it is queued").sequence;
-    a.caller.said(&id).await;
+    a.said(&id).await;
 
     site.network.cut(&b.place);
     let cut = Instant::now();
@@ -65,11 +65,15 @@ async fn a_client_finds_out_in_time_that_its_server_is_gone_and_watches_on_when_
     std::fs::write(gate, "").unwrap();
     let mut rest = client.watch(id, seen);
     let mut sequence = seen;
-    while let Some(event) = rest.next().await.unwrap() {
-        sequence += 1;
-        assert_eq!(event.sequence, sequence, "nothing is left out");
-    }
-    assert!(sequence > seen);
+    let rest = async {
+        while let Some(event) = rest.next().await.unwrap() {
+            sequence += 1;
+            assert_eq!(event.sequence, sequence, "nothing is left out");
+        }
+        sequence
+    };
+    let last = tokio::time::timeout(PATIENCE, rest).await;
+    assert!(last.expect("the task ends in time") > seen);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,12 +92,11 @@ async fn what_a_caller_is_attached_to_ends_in_time_when_the_caller_is_gone() {
     let list = pb::ListTasksRequest::default();
     let list = a.caller.work.list_tasks(list).await.unwrap().into_inner();
     let id = list.tasks[0].task_id.clone();
-    a.caller.said(&id).await;
+    a.said(&id).await;
 
     site.network.cut(&place);
     let cut = Instant::now();
-    let log = a.caller.watch(&id, 0).await;
-    let log = tokio::time::timeout(PATIENCE, events(log)).await.unwrap();
+    let log = a.log(&id).await;
     assert_eq!(finished(&log).state(), TaskState::Cancelled);
     let bound = 2 * ASKED + AWAY + LATE;
     assert!(cut.elapsed() < bound, "{:?}", cut.elapsed());

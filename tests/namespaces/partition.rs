@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::task::JoinHandle;
 
 use crate::site::{LEASE, Site, names, on};
-use crate::support::{PATIENCE, assert_same_bytes, events, finished, prompt};
+use crate::support::{PATIENCE, assert_same_bytes, finished, prompt};
 
 /// Where a task's attempts ran, in their order.
 fn nodes(log: &[pb::Event]) -> Vec<&str> {
@@ -36,18 +36,18 @@ async fn servers_work_for_each_other_over_the_network_alone() {
 
     // Asked for at one, done at another, seen at all.
     let id = a.caller.submit(on("b", a.caller.say("hello"))).await;
-    let log = events(a.caller.watch(&id, 0).await).await;
+    let log = a.log(&id).await;
     assert_eq!(finished(&log).state(), TaskState::Succeeded);
     assert_eq!(nodes(&log), ["b"]);
     for other in [&mut b, &mut c] {
-        let there = events(other.caller.watch(&id, 0).await).await;
+        let there = other.log(&id).await;
         assert_same_bytes(&log, &there, "another server");
     }
     // Said at one while it is watched at another, and ended from a third.
     let id = a.caller.submit(on("b", a.caller.hang("word"))).await;
-    c.caller.said(&id).await;
+    c.said(&id).await;
     c.caller.cancel(&id).await;
-    let log = events(a.caller.watch(&id, 0).await).await;
+    let log = a.log(&id).await;
     assert_eq!(finished(&log).state(), TaskState::Cancelled);
 
     let places: BTreeSet<IpAddr> = [&a, &b, &c].map(|node| node.addr.ip()).into();
@@ -114,7 +114,7 @@ async fn a_node_that_is_cut_off_ends_its_work_before_others_take_it_up_and_comes
     assert!(cut.elapsed() < LEASE);
 
     for (id, file) in ids.iter().zip(&files) {
-        let log = events(a.caller.watch(id, 0).await).await;
+        let log = a.log(id).await;
         assert_eq!(finished(&log).state(), TaskState::Succeeded, "{log:?}");
         assert_eq!(nodes(&log), ["b", "c"]);
         let bad = file.with_extension("bad");
@@ -125,7 +125,7 @@ async fn a_node_that_is_cut_off_ends_its_work_before_others_take_it_up_and_comes
     site.network.mend(&b.place);
     a.until(|status| names(status) == ["a", "b", "c"]).await;
     let again = a.caller.submit(on("b", a.caller.say("again"))).await;
-    let log = events(a.caller.watch(&again, 0).await).await;
+    let log = a.log(&again).await;
     assert_eq!(finished(&log).state(), TaskState::Succeeded);
     assert_eq!(nodes(&log), ["b"]);
 }

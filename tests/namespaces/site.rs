@@ -17,7 +17,7 @@ use crate::net::{Network, Place};
 use crate::server::Server;
 use crate::support::agents::{LOADED, this_program};
 use crate::support::secure::{Secrets, private};
-use crate::support::{Caller, PATIENCE};
+use crate::support::{Caller, PATIENCE, events};
 
 /// How long a node that is not heard of keeps its work.
 pub const LEASE: Duration = Duration::from_secs(6);
@@ -228,6 +228,19 @@ async fn admin(database: &Server, name: &str) -> Client {
 }
 
 impl Node {
+    /// A task's whole log. In time: heartbeats alone would go on for ever.
+    pub async fn log(&mut self, id: &str) -> Vec<pb::Event> {
+        let log = events(self.caller.watch(id, 0).await);
+        let log = tokio::time::timeout(PATIENCE, log).await;
+        log.expect("the task ends in time")
+    }
+
+    /// Waits until a task has said something.
+    pub async fn said(&mut self, id: &str) {
+        let said = tokio::time::timeout(PATIENCE, self.caller.said(id)).await;
+        said.expect("the task says something in time");
+    }
+
     /// Waits until the status of all, as this one tells it, fits.
     pub async fn until(&mut self, fits: impl Fn(&pb::PoolStatus) -> bool) {
         let request = pb::WatchStatusRequest {
