@@ -203,6 +203,8 @@ async fn nodes(link: &Link) -> Result<Vec<Node>, Fault> {
 }
 
 async fn control(link: &Link) -> Result<Control, Fault> {
+    // By their keys: without statistics each table is guessed to have thousands
+    // of rows, and all of them together billions.
     let sql = "SELECT s.revision, s.paused, s.hold, c.revision, b.budget_limit IS NOT NULL
                FROM shared s, context_revision c, budget b
                WHERE s.only_row = 1 AND c.only_row = 1 AND b.only_row = 1";

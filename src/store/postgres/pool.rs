@@ -8,18 +8,19 @@ use super::url::Target;
 use crate::store::OpenError;
 
 /// A pool of them. What the server is told ends what a client that is gone has
-/// left there. And it compiles no statement: all are short, and where it guesses
-/// that one is not, before it has looked at its tables, compiling was seen to take
-/// half a second.
+/// left there.
 pub(super) fn pool(target: &Target, tls: MakeRustlsConnect) -> Result<Pool, OpenError> {
     let manager = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
     let manager = Manager::from_config(target.config.clone(), tls, manager);
     let limit = target.call.as_millis();
+    // All statements are short: compiling one takes far longer than it saves. An
+    // engine that does not compile does not know the setting.
     let setup = format!(
         "SET statement_timeout = {limit}; SET lock_timeout = {limit};
-         SET idle_in_transaction_session_timeout = {limit}; SET jit = off"
+         SET idle_in_transaction_session_timeout = {limit};
+         SELECT set_config(name, 'off', false) FROM pg_settings WHERE name = 'jit'"
     );
     let setup = Hook::async_fn(move |client: &mut ClientWrapper, _| {
         let setup = setup.clone();
