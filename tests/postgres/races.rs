@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use claudepool::id::{ConversationId, RequestId, TaskId};
+use claudepool::id::{ConversationId, NodeId, RequestId, TaskId};
 use claudepool::money::Microdollars;
 use claudepool::store::Cluster;
 use claudepool::store::conformance::fixture::{
     at, batch, claim, commit_event, everything, made, queued, submit, submit_all, success, wish,
 };
 use claudepool::store::postgres::Postgres;
-use claudepool::store::{Request, Store, StoreError};
+use claudepool::store::{Parts, Request, Store, StoreError};
 use claudepool::task::{State, Task};
 use futures_util::future::join_all;
+use tokio_postgres::Client;
 
 use crate::server::{SHARED, open};
 
@@ -175,6 +177,65 @@ async fn a_hundred_who_make_one_request_make_one_task() {
     let ids: BTreeSet<_> = answers.into_iter().map(|(_, id)| id).collect();
     assert_eq!(ids.len(), 1, "all were told of the same");
     assert_eq!(stores[0].list(&everything()).await.unwrap().len(), 1);
+}
+
+/// Waits until a statement that begins so waits for a lock.
+async fn until_it_waits(admin: &Client, begin: &str) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+        AND wait_event_type = 'Lock' AND query LIKE $1 || '%'";
+    let looking = async {
+        loop {
+            let row = admin.query_one(sql, &[&begin]).await.unwrap();
+            if row.get::<_, i64>(0) > 0 {
+                return;
+            }
+        }
+    };
+    let looked = tokio::time::timeout(Duration::from_secs(30), looking).await;
+    looked.unwrap_or_else(|_| panic!("{begin} waits in time"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_has_under_way_delays_no_renewal_but_whoever_joins_in_its_name() {
+    let (stores, name) = handles(2).await;
+    let (node, labels) = (NodeId("n".to_owned()), BTreeSet::new());
+    let span = Duration::from_secs(2);
+    stores[0].join(&node, &labels, span).await.unwrap();
+    let limit = Some(Microdollars(1_000_000));
+    stores[0].set_budget(limit).await.unwrap();
+    let task = submit(&*stores[0], queued()).await;
+    let (one, other) = (SHARED.admin(&name).await, SHARED.admin(&name).await);
+    let lock = "BEGIN; SELECT 1 FROM budget FOR UPDATE";
+    one.batch_execute(lock).await.unwrap();
+    let claiming = {
+        let store = Arc::clone(&stores[0]);
+        tokio::spawn(async move { claim(&*store, 1).await })
+    };
+    until_it_waits(&other, "SELECT budget_limit").await;
+
+    let renewed = tokio::time::timeout(Duration::from_secs(5), stores[0].renew(span, None));
+    renewed.await.expect("at once").unwrap();
+
+    // The lease passes while the claim is still under way.
+    let joining = {
+        let store = Arc::clone(&stores[1]);
+        tokio::spawn(async move {
+            while let Some(left) = store.join(&node, &labels, span).await.unwrap() {
+                tokio::time::sleep(left).await;
+            }
+        })
+    };
+    until_it_waits(&other, "SELECT 1 FROM nodes").await;
+    assert!(stores[1].bury().await.unwrap().is_empty());
+    one.batch_execute("COMMIT").await.unwrap();
+    let claimed = claiming.await.unwrap();
+    assert_eq!(claimed.tasks[0].task.id, task.id);
+    joining.await.unwrap();
+    // It has seen what the first one did; that one is a node no more.
+    let record = stores[1].record(task.id, Parts::ROW).await.unwrap();
+    assert_eq!(record.unwrap().task.state, State::Running);
+    let fenced = stores[0].renew(span, None).await;
+    assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

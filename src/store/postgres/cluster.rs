@@ -37,10 +37,13 @@ fn list(labels: &BTreeSet<String>) -> String {
 }
 
 impl Tx {
-    /// Holds the node's lease until the end: nobody buries it meanwhile.
+    /// Holds the node's lease until the end: nobody buries it or joins under its name
+    /// meanwhile, and it is renewed all the same: `FOR SHARE` would have a renewal wait
+    /// until nothing at all of a busy node is under way.
     pub async fn hold_lease(&self, joined: &Joined) -> Result<(), Fault> {
         let sql = format!(
-            "SELECT 1 FROM nodes WHERE id = $1 AND incarnation = $2 AND lease_end > {CLOCK} FOR SHARE"
+            "SELECT 1 FROM nodes WHERE id = $1 AND incarnation = $2 AND lease_end > {CLOCK}
+             FOR KEY SHARE"
         );
         let id = kept(&joined.node.0);
         let rows = self.rows(&sql, &[&id, &joined.incarnation]).await?;
@@ -56,6 +59,10 @@ impl Tx {
         labels: String,
         span: Duration,
     ) -> Result<Option<Duration>, Fault> {
+        let id = kept(&joined.node.0);
+        // What the last of this name has under way comes first.
+        let sql = "SELECT 1 FROM nodes WHERE id = $1 FOR UPDATE";
+        self.rows(sql, &[&id]).await?;
         let sql = format!(
             "INSERT INTO nodes AS n VALUES ($1, $2, {CLOCK} + $3, $4, '', {CLOCK})
              ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
@@ -63,7 +70,6 @@ impl Tx {
                 report = excluded.report, update_time = excluded.update_time
                 WHERE n.lease_end <= {CLOCK}"
         );
-        let id = kept(&joined.node.0);
         let made = self
             .run(&sql, &[&id, &joined.incarnation, &micros(span), &labels])
             .await?;
