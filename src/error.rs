@@ -154,6 +154,9 @@ pub enum Error {
     /// The pool is not there yet.
     #[error("the server is still starting")]
     Starting,
+    /// The work asks for more than this server knows; others of the pool do.
+    #[error("a newer server of this pool knows what this asks for; this one does not")]
+    NewerServerNeeded,
     /// The store failed.
     #[error("the store does not answer; a repeat with the same request_id does nothing twice")]
     Store(#[source] StoreError),
@@ -206,6 +209,7 @@ impl Error {
             Self::SlotBounds { .. } => ErrorReason::SlotBounds,
             Self::Draining | Self::ConnectionAge => ErrorReason::Draining,
             Self::Starting => ErrorReason::Starting,
+            Self::NewerServerNeeded => ErrorReason::NewerServerNeeded,
             Self::Store(_) => ErrorReason::Store,
             Self::Deadline => ErrorReason::Deadline,
             Self::NotBuiltYet(_) => ErrorReason::NotBuiltYet,
@@ -223,6 +227,7 @@ impl Error {
             | Self::TooManyWatchers
             | Self::NodeSilent(_)
             | Self::Starting
+            | Self::NewerServerNeeded
             | Self::Store(_) => Some(Duration::from_secs(1)),
             // Another server, or this one's successor, takes it.
             Self::Draining | Self::Paused => Some(Duration::from_secs(2)),

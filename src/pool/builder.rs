@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::layer::Layered;
 use crate::store::memory::Memory;
+use crate::task::Level;
 use crate::workspace::Workspaces;
 
 /// Why a pool could not be built: one sentence with the way out.
@@ -46,6 +47,7 @@ pub struct Builder {
     pub(super) clock: Clock,
     pub(super) seed: Option<u64>,
     pub(super) metrics: Metrics,
+    pub(super) level: Level,
 }
 
 impl Builder {
@@ -102,6 +104,13 @@ impl Builder {
     /// Where what happens is counted. Default: nowhere that anybody sees.
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;
+        self
+    }
+
+    /// What it knows of tasks, for tests: an older program, or a newer one.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn level(mut self, level: Level) -> Self {
+        self.level = level;
         self
     }
 
@@ -166,6 +175,7 @@ impl Builder {
             agent,
             probe,
             node,
+            level: self.level,
             start_time: self.clock.now(),
             clock: self.clock,
             metrics: self.metrics,

@@ -103,6 +103,20 @@ async fn find<T: Item>(inner: &Inner, name: &str) -> Result<Option<Arc<T>>, Erro
     Ok(T::fixed(&inner.catalog).get(name).cloned())
 }
 
+/// The same, to be carried out: not if it holds more than this program knows.
+async fn find_known<T: Item>(inner: &Inner, name: &str) -> Result<Option<Arc<T>>, Error> {
+    let Some(entry) = inner.store.catalog_entry(T::KIND, name).await? else {
+        return Ok(T::fixed(&inner.catalog).get(name).cloned());
+    };
+    let mut item: T = decode(&entry)?;
+    item.stamp(CatalogSource::Unspecified, None);
+    // What is not known is dropped as it is read.
+    match item.encoded_len() == entry.bytes.len() {
+        true => Ok(Some(Arc::new(item))),
+        false => Err(Error::NewerServerNeeded),
+    }
+}
+
 async fn get<T: Item>(inner: &Inner, name: &str) -> Result<T, Error> {
     let item = find::<T>(inner, name).await?;
     item.map(Arc::unwrap_or_clone)
@@ -303,7 +317,7 @@ impl Pool {
         name: &str,
         arguments: &Arguments,
     ) -> Result<pb::ChainSpec, Error> {
-        let workflow = find::<Workflow>(&self.inner, name)
+        let workflow = find_known::<Workflow>(&self.inner, name)
             .await?
             .ok_or(Error::NotFound(Missing::Workflow))?;
         let skills = self.skills(&workflow.steps).await?;
@@ -317,7 +331,7 @@ impl Pool {
         // What is past the longest chain is refused anyway.
         let steps = &steps[..steps.len().min(crate::chain::STEPS_MAX)];
         for name in skills_called(steps) {
-            if let Some(skill) = find::<Skill>(&self.inner, name).await? {
+            if let Some(skill) = find_known::<Skill>(&self.inner, name).await? {
                 skills.insert(name.to_owned(), skill);
             }
         }

@@ -51,6 +51,11 @@ pub(super) async fn follow(inner: &Inner, step: &Change) -> Result<Vec<Change>, 
     let Some(spec) = chain.spec.filter(|_| !chain.task.state.is_end()) else {
         return Ok(Vec::new());
     };
+    if chain.task.level > inner.level && chain.task.state != State::Cancelling {
+        // Nothing here ends such a step: see `TaskEvent::CancelElsewhere`.
+        let unknown = "what follows in this chain is known to newer servers only";
+        return Err(StoreError::Unavailable(unknown.to_owned()));
+    }
     let last = Record {
         task: step.task.clone(),
         spec: None,
@@ -210,6 +215,7 @@ fn step_task(
     let now = inner.now();
     let mut task = Task::new(&chain.caller, now);
     task.parent = Some(chain.id);
+    task.level = chain.level;
     task.trace.clone_from(&chain.trace);
     task.place = u32::try_from(index).unwrap_or(u32::MAX);
     // A chain that has begun goes before work that has not.

@@ -32,7 +32,7 @@ use crate::metrics::{self, Metrics};
 use crate::pb::{Failure, FailureReason, RunSettings, TaskResult};
 use crate::store::{Batch, Committed, Context, Parts, Request, Store, StoreError};
 use crate::stream::Hub;
-use crate::task::{Change, Conflict, Record, State, Task, TaskEvent, apply};
+use crate::task::{Change, Conflict, Level, Record, State, Task, TaskEvent, apply};
 use crate::workspace::Workspaces;
 
 /// How often a change is tried again when others come first.
@@ -48,6 +48,8 @@ pub(super) struct Inner {
     pub probe: Probe,
     pub options: Options,
     pub node: NodeId,
+    /// What this program knows of tasks.
+    pub level: Level,
     pub clock: Clock,
     pub start_time: Timestamp,
     pub metrics: Metrics,

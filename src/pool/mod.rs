@@ -67,7 +67,7 @@ use crate::metrics::Metrics;
 use crate::pb;
 use crate::store::{Context, ContextValue, LogEntry, Parts};
 use crate::stream;
-use crate::task::{Record, Task, TaskEvent};
+use crate::task::{Level, Record, Task, TaskEvent};
 use crate::trace::TraceContext;
 use inner::Inner;
 use submit::{Made, Wish};
@@ -177,6 +177,7 @@ impl Pool {
             clock: Clock::system(),
             seed: None,
             metrics: Metrics::new(),
+            level: Level::OWN,
         }
     }
 
@@ -266,6 +267,10 @@ impl Pool {
         let record = self.task(id).await?;
         if !record.task.state.is_end() {
             return Err(Error::TaskNotFinished(record.task.state));
+        }
+        if record.task.level > self.inner.level {
+            // It would be another task: what is not known is not even read.
+            return Err(Error::NewerServerNeeded);
         }
         if record.task.is_chain() {
             return self.retry_chain(&record, request).await;
@@ -420,14 +425,19 @@ impl Pool {
     pub async fn cancel(&self, target: Target) -> Result<Cancelled, Error> {
         match target {
             Target::Task(id) => {
-                if self.own(id, Parts::ROW).await?.task.is_chain() {
+                let task = self.own(id, Parts::ROW).await?.task;
+                if task.is_chain() {
                     self.cancel_chain(id, true).await?;
                     return Ok(Cancelled {
                         task: Some(self.own(id, Parts::RESULT).await?),
                         count: 1,
                     });
                 }
-                let event = || TaskEvent::Cancel { by: "caller" };
+                let by = "caller";
+                let event = || match task.follows_at(self.inner.level) {
+                    true => TaskEvent::Cancel { by },
+                    false => TaskEvent::CancelElsewhere { by },
+                };
                 match self.inner.change(id, event).await? {
                     Ok(changed) => Ok(Cancelled {
                         task: Some(self.own(id, Parts::RESULT).await?),

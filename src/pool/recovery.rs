@@ -73,7 +73,10 @@ pub(super) async fn at_start(inner: &Inner) -> Result<(), Error> {
                     *queued.entry(task.caller.clone()).or_default() += 1;
                 }
                 let waits_for_nobody = !task.attached || task.abandon_time.is_some();
-                if of_others(&task) || (task.state == State::Queued && waits_for_nobody) {
+                // What follows them is for those to say who know.
+                let unknown = !task.follows_at(inner.level);
+                if of_others(&task) || unknown || (task.state == State::Queued && waits_for_nobody)
+                {
                     continue;
                 }
                 let event = || TaskEvent::Recover { grace };

@@ -135,6 +135,7 @@ async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Times
             .collect(),
         node: inner.node.clone(),
         labels: inner.options.node_labels.clone(),
+        level: inner.level,
         lease: None,
         context_revision: inner.context().revision,
         now,

@@ -252,7 +252,7 @@ async fn commit(
         // Of many nodes another may have older ones waiting, and the lease is
         // asked after at a claim.
         && inner.member.is_none()
-        && changes.iter().all(|change| change.suits(&inner.options.node_labels));
+        && (changes.iter()).all(|change| change.suits(&inner.options.node_labels, inner.level));
     let slot = if direct {
         inner.slots.take_idle(1).pop()
     } else {

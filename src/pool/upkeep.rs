@@ -33,7 +33,7 @@ pub(super) async fn run(inner: &Inner) {
             () = inner.due.notified() => {}
         }
         let now = inner.now();
-        let due = match inner.store.due(now, BATCH).await {
+        let due = match inner.store.due(now, inner.level, BATCH).await {
             Ok(due) => due,
             Err(error) => {
                 error!(?error, "what is due cannot be read");

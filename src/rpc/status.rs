@@ -69,6 +69,7 @@ fn code(error: &Error) -> Code {
         | Error::Paused
         | Error::NodeSilent(_)
         | Error::Starting
+        | Error::NewerServerNeeded
         | Error::Store(_) => Code::Unavailable,
         Error::Deadline => Code::DeadlineExceeded,
         Error::NotBuiltYet(_) => Code::Unimplemented,

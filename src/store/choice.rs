@@ -70,10 +70,12 @@ impl<'a> Choice<'a> {
         kept.or_else(bare).or_else(|| free.next())
     }
 
-    /// Whether the node carries the label that the task asks for, if any.
+    /// Whether the node knows what the task needs and carries the label that it
+    /// asks for, if any.
     pub(super) fn suits(&self, task: &Task) -> bool {
         let label = task.node_label.as_ref();
-        label.is_none_or(|label| self.request.labels.contains(label))
+        let carries = label.is_none_or(|label| self.request.labels.contains(label));
+        carries && task.level <= self.request.level
     }
 
     /// Passes a task by whose conversation is another task's now.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::id::{CallerId, NodeId, TaskId};
-use crate::task::Task;
+use crate::task::{Level, Task};
 
 /// A node whose lease has not passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,8 +117,8 @@ pub trait Cluster: Send + Sync + 'static {
     async fn bury(&self) -> Result<Vec<NodeId>, StoreError>;
 
     /// Tasks under way, chains left out, of nodes that do not live, at most
-    /// `limit`.
-    async fn orphans(&self, limit: usize) -> Result<Vec<Task>, StoreError>;
+    /// `limit`; without the steps of chains that need more than `level`.
+    async fn orphans(&self, level: Level, limit: usize) -> Result<Vec<Task>, StoreError>;
 
     /// The nodes that live, by name.
     async fn nodes(&self) -> Result<Vec<Node>, StoreError>;

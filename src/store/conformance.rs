@@ -79,6 +79,8 @@ macro_rules! for_each_store_case {
             claim: a_claim_without_slots_takes_nothing
             claim: a_task_that_was_handed_back_is_claimed_again
             claim: concurrent_claims_never_give_one_task_twice
+            claim: a_task_that_needs_more_is_left_to_who_knows_it
+            claim: a_step_that_needs_more_is_due_for_who_knows_it
             claim: due_tasks_come_oldest_first_and_the_next_is_announced
             claim: a_task_that_has_ended_is_never_due
             conversation: tasks_of_a_conversation_are_claimed_one_at_a_time_in_order
@@ -171,6 +173,7 @@ macro_rules! for_each_cluster_case {
             a_node_whose_lease_has_passed_can_do_nothing
             a_renewed_lease_holds
             what_a_node_ran_is_orphaned_when_it_is_gone
+            a_step_that_needs_more_is_no_orphan_of_an_older_node
             nodes_are_listed_with_what_they_tell
             a_task_that_asks_for_a_label_goes_to_a_node_that_has_it
             an_attempt_that_goes_on_waits_for_the_node_of_its_session

@@ -19,6 +19,7 @@ pub(super) fn keep(row: &mut Task, stored: Task) {
     row.request = stored.request;
     row.saves_session = stored.saves_session;
     row.node_label = stored.node_label;
+    row.level = stored.level;
     row.conversation = stored.conversation;
     row.trace = stored.trace;
     row.create_time = stored.create_time;

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Record, SavedSession, State, Task};
+use crate::task::{Level, Record, SavedSession, State, Task};
 
 /// What is asked of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,8 +205,8 @@ impl<L: Layer> Store for Layered<L> {
         self.layer.around(Call::Change, work).await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
-        let work = self.store.due(now, limit);
+    async fn due(&self, now: Timestamp, level: Level, limit: usize) -> Result<Due, StoreError> {
+        let work = self.store.due(now, level, limit);
         self.layer.around(Call::Read, work).await
     }
 

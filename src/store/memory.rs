@@ -23,7 +23,7 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Record, SavedSession, State, Task};
+use crate::task::{Level, Record, SavedSession, State, Task};
 use inner::{Inner, LAST};
 use nodes::Handle;
 
@@ -236,15 +236,14 @@ impl Store for Memory {
         self.lock().map(|_| false)
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+    async fn due(&self, now: Timestamp, level: Level, limit: usize) -> Result<Due, StoreError> {
         let inner = self.lock()?;
-        let come = inner.due.range(..=(now, LAST)).take(limit);
+        let come = inner.due.range(..=(now, LAST));
+        let come = come.filter_map(|(_, id)| inner.tasks.get(id));
+        let known = come.filter(|kept| kept.task.follows_at(level));
         let later = (Bound::Excluded((now, LAST)), Bound::Unbounded);
         Ok(Due {
-            tasks: come
-                .filter_map(|(_, id)| inner.tasks.get(id))
-                .map(|kept| kept.task.clone())
-                .collect(),
+            tasks: known.take(limit).map(|kept| kept.task.clone()).collect(),
             next: inner.due.range(later).next().map(|(time, _)| *time),
         })
     }

@@ -39,7 +39,7 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Change, Record, SavedSession, Spec, State, Task};
+use crate::task::{Change, Level, Record, SavedSession, Spec, State, Task};
 
 pub use catalog::{CatalogEntry, CatalogKind};
 pub use cluster::Cluster;
@@ -116,6 +116,8 @@ pub struct ClaimRequest {
     pub node: NodeId,
     /// The labels that it carries.
     pub labels: BTreeSet<String>,
+    /// What it knows: tasks that need more are passed by.
+    pub level: Level,
     /// How long a claim holds without renewal, by the store's clock if it is
     /// shared, else from `now`; `None`: no limit.
     pub lease: Option<Duration>,
@@ -263,7 +265,7 @@ pub trait Store: Send + Sync + 'static {
     /// ready time, then the older id, as far as the budget covers them. Passed
     /// by is a task whose conversation has an active task or, of the same
     /// caller, an unfinished one with a lower id; one that asks for a label that
-    /// the node does not carry; and one that goes on with a session of another
+    /// the node does not carry; one that needs more than the node knows; and one that goes on with a session of another
     /// node that lives. Each claim is `task::apply` with `TaskEvent::Claim`, in
     /// one transaction. `Fenced` if this is a node's handle and its lease has
     /// passed.
@@ -343,8 +345,9 @@ pub trait Store: Send + Sync + 'static {
     /// transaction; whether there is more to give back.
     async fn sweep(&self) -> Result<bool, StoreError>;
 
-    /// Tasks whose time has come.
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError>;
+    /// Tasks whose time has come; without the steps of chains that need more
+    /// than `level`: who does not know it cannot say what follows.
+    async fn due(&self, now: Timestamp, level: Level, limit: usize) -> Result<Due, StoreError>;
 
     /// A saved session of this caller.
     async fn session(

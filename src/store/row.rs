@@ -9,11 +9,11 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::pb;
-use crate::task::{Lease, Recovery, Spec, State, Task};
+use crate::task::{Lease, Level, Recovery, Spec, State, Task};
 use crate::trace::TraceContext;
 
 /// The columns of `tasks` in the order of the fields of [`Row`].
-pub(super) const COLUMNS: [&str; 39] = [
+pub(super) const COLUMNS: [&str; 40] = [
     "id",
     "version",
     "caller",
@@ -52,11 +52,12 @@ pub(super) const COLUMNS: [&str; 39] = [
     "usage",
     "session_offset",
     "node_label",
+    "level",
     "home",
 ];
 
 /// Columns that a change never writes: they stay as they were first written.
-pub(super) const FIXED: [&str; 12] = [
+pub(super) const FIXED: [&str; 13] = [
     "id",
     "caller",
     "tags",
@@ -69,6 +70,7 @@ pub(super) const FIXED: [&str; 12] = [
     "conversation",
     "trace",
     "node_label",
+    "level",
 ];
 
 /// A row of `tasks`.
@@ -112,6 +114,7 @@ pub(super) struct Row {
     pub trace: Option<String>,
     pub home: Option<String>,
     pub node_label: Option<String>,
+    pub level: i32,
 }
 
 impl Row {
@@ -155,6 +158,7 @@ impl Row {
             trace: task.trace.as_ref().map(|trace| trace.as_str().to_owned()),
             home: task.home.as_ref().map(|node| node.0.clone()),
             node_label: task.node_label.clone(),
+            level: i32::from(task.level.0),
             saves_session: task.saves_session,
             conversation: task.conversation.as_ref().map(|c| c.0.clone()),
         }
@@ -193,6 +197,7 @@ impl Row {
             saves_session: self.saves_session,
             home: self.home.map(NodeId),
             node_label: self.node_label,
+            level: Level(u16::try_from(self.level).map_err(|_| bad("level"))?),
             conversation: self.conversation.map(ConversationId),
             context_revision: u64::try_from(self.context_revision)
                 .map_err(|_| bad("context_revision"))?,

@@ -31,7 +31,7 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Record, SavedSession, State, Task};
+use crate::task::{Level, Record, SavedSession, State, Task};
 use fault::closed;
 use readers::Readers;
 use write::Books;
@@ -244,8 +244,9 @@ impl Store for Sqlite {
         self.writer()?.call(|tx| tx.sweep()).await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
-        self.read(move |conn| read::due(conn, now, limit)).await
+    async fn due(&self, now: Timestamp, level: Level, limit: usize) -> Result<Due, StoreError> {
+        self.read(move |conn| read::due(conn, now, level, limit))
+            .await
     }
 
     async fn totals(&self) -> Result<Totals, StoreError> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::apply_chain::{ChainEvent, apply_chain};
 use super::bill::{Bill, settle};
+use super::level::needed;
 use super::lost::{Lost, lose, recover};
 use super::{Change, Lease, SavedSession, Spec, State, Task};
 use crate::budget::Entry;
@@ -37,6 +38,12 @@ pub enum TaskEvent {
     Requeue(Requeue),
     /// Somebody wants it to end: `caller`, `abandoned`, `chain`.
     Cancel {
+        /// Who.
+        by: &'static str,
+    },
+    /// The same, of a step whose chain this program does not know: whoever does
+    /// ends it and says what follows.
+    CancelElsewhere {
         /// Who.
         by: &'static str,
     },
@@ -114,7 +121,8 @@ pub struct Conflict {
 }
 
 /// A task that becomes durable.
-pub fn submit(task: Task, spec: Arc<Spec>) -> Change {
+pub fn submit(mut task: Task, spec: Arc<Spec>) -> Change {
+    task.level = task.level.max(needed(&spec));
     Change {
         task,
         from: None,
@@ -141,6 +149,7 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
             | TaskEvent::Finish(_)
             | TaskEvent::Requeue(_)
             | TaskEvent::Lost(_)
+            | TaskEvent::CancelElsewhere { .. }
             | TaskEvent::Expire { .. } => Err(conflict),
         };
     }
@@ -184,6 +193,11 @@ pub fn apply(task: &Task, event: TaskEvent, now: Timestamp) -> Result<Option<Cha
             State::Running => Ok(Some(cancelling(task, by))),
             State::Cancelling | State::Cancelled => Ok(None),
             State::Succeeded | State::Failed | State::Skipped => Err(conflict),
+        },
+        // Active, and nobody's: what is left behind when a server is gone.
+        TaskEvent::CancelElsewhere { by } => match task.state {
+            State::Queued => Ok(Some(cancelling(task, by))),
+            _ => apply(task, TaskEvent::Cancel { by }, now),
         },
         TaskEvent::Expire { reason, message } => match task.state {
             State::Queued => Ok(Some(end(

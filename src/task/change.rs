@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Spec, State, Task};
+use super::{Level, Spec, State, Task};
 use crate::budget::Entry;
 use crate::clock::Timestamp;
 use crate::id::{CallerId, ConversationId, NodeId};
@@ -72,10 +72,11 @@ impl SavedSession {
 }
 
 impl Change {
-    /// Whether a node with these labels may run the task.
-    pub fn suits(&self, labels: &BTreeSet<String>) -> bool {
+    /// Whether a node with these labels, and which knows so much, may run the
+    /// task.
+    pub fn suits(&self, labels: &BTreeSet<String>, level: Level) -> bool {
         let label = self.task.node_label.as_ref();
-        label.is_none_or(|label| labels.contains(label))
+        self.task.level <= level && label.is_none_or(|label| labels.contains(label))
     }
 
     /// A change of an existing task: `task` as it was read.

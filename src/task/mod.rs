@@ -4,6 +4,7 @@ pub mod apply;
 pub mod apply_chain;
 mod bill;
 pub mod change;
+pub mod level;
 pub mod lost;
 pub mod retry;
 pub mod settings;
@@ -19,6 +20,7 @@ use crate::trace::TraceContext;
 pub use apply::{Conflict, TaskEvent, apply};
 pub use bill::{Bill, add as add_usage};
 pub use change::{Change, SavedSession};
+pub use level::Level;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,6 +144,8 @@ pub struct Task {
     pub home: Option<NodeId>,
     /// Only nodes that carry this label run it; fixed.
     pub node_label: Option<String>,
+    /// What a program must know to run it; fixed.
+    pub level: Level,
     /// The conversation it goes on with. Of one caller's tasks of the same
     /// conversation one runs at a time, in order of their ids.
     pub conversation: Option<ConversationId>,
@@ -203,6 +207,7 @@ impl Task {
             saves_session: false,
             home: None,
             node_label: None,
+            level: Level::FIRST,
             conversation: None,
             context_revision: 0,
             budget: Microdollars::ZERO,
@@ -221,6 +226,12 @@ impl Task {
     /// Whether it is a chain.
     pub fn is_chain(&self) -> bool {
         self.rank == RANK_CHAIN
+    }
+
+    /// Whether a program of that level knows what follows its end: always, but
+    /// for the step of a chain.
+    pub fn follows_at(&self, level: Level) -> bool {
+        self.parent.is_none() || self.level <= level
     }
 
     /// The earliest moment at which the scheduler has to look at the task

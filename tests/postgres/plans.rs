@@ -8,7 +8,7 @@ use claudepool::store::conformance::fixture::{
     at, batch, commit_event, delta, fence, made, queued, success, wish,
 };
 use claudepool::store::{Cluster, Filter, Note, Parts, Query, Request, SessionRef, Store};
-use claudepool::task::{State, Task};
+use claudepool::task::{Level, State, Task};
 use tokio_postgres::Client;
 
 use crate::server::{Server, open};
@@ -94,7 +94,7 @@ async fn nothing_is_compiled_or_guessed_to_be_dear_where_there_are_no_statistics
     let store = open(&server.url(&name)).await;
     store.control().await.unwrap();
     store.queued().await.unwrap();
-    store.orphans(9).await.unwrap();
+    store.orphans(Level::OWN, 9).await.unwrap();
     store.context().await.unwrap();
     live(&store).await;
 
@@ -186,7 +186,7 @@ async fn live(store: &dyn Store) {
         deleted: false,
     });
     store.commit(submitted).await.unwrap();
-    store.due(at(1), 9).await.unwrap();
+    store.due(at(1), Level::OWN, 9).await.unwrap();
     let claimed = store.claim(wish(1, at(1))).await.unwrap();
     let running = claimed.tasks[0].task.clone();
     assert_eq!(running.id, task.id);

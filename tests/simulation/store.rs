@@ -21,7 +21,7 @@ use claudepool::id::{CallerId, GroupId, RequestId, TaskId};
 use claudepool::money::Microdollars;
 use claudepool::pb::event::Kind;
 use claudepool::store::*;
-use claudepool::task::{Record, SavedSession, State as TaskState, Task};
+use claudepool::task::{Level, Record, SavedSession, State as TaskState, Task};
 
 use super::history::{Change, Step};
 use super::plan::StoreFault;
@@ -221,7 +221,7 @@ store! {
     read fn output(&self, id: TaskId, offset: u64, len: usize) -> Option<Bytes>;
     read fn log_bytes(&self, id: TaskId) -> u64;
     read fn outdated(&self, ended: &[(TaskState, Timestamp)], limit: usize) -> Vec<Task>;
-    read fn due(&self, now: Timestamp, limit: usize) -> Due;
+    read fn due(&self, now: Timestamp, level: Level, limit: usize) -> Due;
     read fn session(&self, caller: &CallerId, which: &SessionRef) -> Option<SavedSession>;
     read fn totals(&self) -> Totals;
     read fn context(&self) -> Context;

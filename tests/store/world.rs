@@ -14,7 +14,7 @@ use claudepool::store::{
     Batch, ClaimRequest, Fence, Note, Request, SessionNote, SessionRef, Store,
 };
 use claudepool::task::apply::Requeue;
-use claudepool::task::{Bill, Change, State, Task, TaskEvent, apply};
+use claudepool::task::{Bill, Change, Level, State, Task, TaskEvent, apply};
 use proptest::prelude::*;
 
 /// One thing done to both. `pick` chooses among the tasks made so far.
@@ -163,6 +163,7 @@ impl World {
             conversation: shape
                 .is_multiple_of(3)
                 .then(|| ConversationId::of_key(&format!("{}", shape % 2))),
+            level: Level(1 + u16::from(shape.is_multiple_of(5))),
             ready_time: at(ready),
             budget: Microdollars(budget),
             request: bit(7).then(RequestId::new),
@@ -198,6 +199,7 @@ impl World {
                 // A shared store's leases run by its own clock.
                 let wish = ClaimRequest {
                     lease: None,
+                    level: Level(1 + u16::from(slots.is_multiple_of(2))),
                     ..wish(slots, now)
                 };
                 let _ = self

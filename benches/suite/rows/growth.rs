@@ -7,6 +7,7 @@ use claudepool::clock::Clock;
 use claudepool::id::{NodeId, SlotId};
 use claudepool::pool::{Options, Pool};
 use claudepool::store::{self, ClaimRequest, Filter, Store};
+use claudepool::task::Level;
 
 use super::Place;
 use super::fill::database;
@@ -109,6 +110,7 @@ impl Past {
                     keeps: Default::default(),
                     node: NodeId::from("bench"),
                     labels: Default::default(),
+                    level: Level::OWN,
                     lease: None,
                     context_revision: 0,
                     now: Clock::system().now(),

@@ -57,6 +57,7 @@ fn end(event: &TaskEvent) -> Option<(AttemptEnd, &Bill)> {
         TaskEvent::Lost(end) => ("lost", "LEASE_EXPIRED", &end.bill),
         TaskEvent::Claim(_)
         | TaskEvent::Cancel { .. }
+        | TaskEvent::CancelElsewhere { .. }
         | TaskEvent::Expire { .. }
         | TaskEvent::Abandon(_)
         | TaskEvent::Recover { .. } => return None,

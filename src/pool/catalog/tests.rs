@@ -181,3 +181,39 @@ async fn chains_of_one_call_share_the_room_for_prompts() {
     room = Some(10);
     assert!(pool.expand_chain(&steps, "steps", &mut room).await.is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_holds_more_than_is_known_is_shown_and_not_carried_out() {
+    let pool = pool(Options::default()).await;
+    pool.put_workflow(workflow("w", "later"))
+        .await
+        .expect("put");
+    pool.put_skill(skill("later")).await.expect("put");
+    let none = Arguments::new();
+    pool.expand_workflow("w", &none)
+        .await
+        .expect("all is known");
+    let store = &pool.inner.store;
+    let add_field = async |kind, name| {
+        let entry = store.catalog_entry(kind, name).await.expect("read");
+        let mut entry = entry.expect("it is there");
+        // Field 999, a text, as a later version may have it.
+        let more = [0xba, 0x3e, 3, b'n', b'e', b'w'];
+        entry.bytes = [&entry.bytes[..], &more].concat().into();
+        store.put_catalog(kind, entry, 9).await.expect("put");
+    };
+
+    add_field(CatalogKind::Skill, "later").await;
+    let refused = pool.expand_workflow("w", &none).await;
+    assert!(matches!(refused, Err(Error::NewerServerNeeded)));
+    pool.put_skill(skill("later")).await.expect("put again");
+    pool.expand_workflow("w", &none)
+        .await
+        .expect("all is known");
+    add_field(CatalogKind::Workflow, "w").await;
+    let refused = pool.expand_workflow("w", &none).await;
+    assert!(matches!(refused, Err(Error::NewerServerNeeded)));
+
+    assert_eq!(pool.get_workflow("w").await.expect("shown").name, "w");
+    pool.delete_workflow("w").await.expect("deleted");
+}

@@ -166,7 +166,7 @@ async fn again(inner: &std::sync::Arc<Inner>, cluster: &dyn Cluster) {
 async fn take_up(inner: &Inner, cluster: &dyn Cluster) -> Result<(), Error> {
     let gone = cluster.bury().await?;
     loop {
-        let orphans = cluster.orphans(BATCH).await?;
+        let orphans = cluster.orphans(inner.level, BATCH).await?;
         let all = orphans.len() < BATCH;
         for task in orphans {
             let lost = || {

@@ -12,9 +12,9 @@ use crate::id::{NodeId, SlotId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
 use crate::pb::{FailureReason, RequeueReason};
-use crate::store::{Claimed, Due, Store};
+use crate::store::{ClaimRequest, Claimed, Due, Store};
 use crate::task::apply::Requeue;
-use crate::task::{Bill, Lease, State, Task, TaskEvent};
+use crate::task::{Bill, Lease, Level, State, Task, TaskEvent};
 
 fn ids(claimed: &Claimed) -> Vec<TaskId> {
     claimed
@@ -161,6 +161,55 @@ pub(super) async fn concurrent_claims_never_give_one_task_twice(store: Arc<dyn S
     assert_eq!(distinct.len(), tasks.len(), "and none twice");
 }
 
+/// A level above that of today's programs.
+const NEWER: Level = Level(Level::OWN.0 + 1);
+
+pub(super) async fn a_task_that_needs_more_is_left_to_who_knows_it(store: Arc<dyn Store>) {
+    let needs_more = Task {
+        level: NEWER,
+        ..ready(0, at(-9))
+    };
+    let (newer, own) = (needs_more.id, queued());
+    submit_all(&*store, &[needs_more, own.clone()]).await;
+
+    let claimed = claim(&*store, 9).await;
+
+    assert_eq!(ids(&claimed), [own.id]);
+    assert!(!claimed.waits_for_budget && claimed.unaffordable.is_empty());
+    assert_eq!(claimed.next_ready, None);
+    assert_eq!(row(&*store, newer).await.state, State::Queued);
+    // It is what it is for everybody else.
+    let knows = ClaimRequest {
+        level: NEWER,
+        ..wish(9, at(0))
+    };
+    let claimed = store.claim(knows).await.expect("it claims");
+    assert_eq!(ids(&claimed), [newer]);
+    assert_eq!(claimed.tasks[0].task.level, NEWER);
+}
+
+pub(super) async fn a_step_that_needs_more_is_due_for_who_knows_it(store: Arc<dyn Store>) {
+    let late = || Task {
+        queue_deadline: Some(at(1)),
+        level: NEWER,
+        ..queued()
+    };
+    let step = Task {
+        parent: Some(TaskId::new()),
+        ..late()
+    };
+    let (alone, step) = (submit(&*store, late()).await, submit(&*store, step).await);
+    let due = async |level| {
+        let due = store.due(at(2), level, 9).await.expect("read");
+        let ids = due.tasks.iter().map(|task| task.id);
+        ids.collect::<Vec<_>>()
+    };
+
+    // What ends nothing but itself is ended by its row alone.
+    assert_eq!(due(Level::OWN).await, [alone.id]);
+    assert_eq!(due(NEWER).await, [alone.id, step.id]);
+}
+
 pub(super) async fn due_tasks_come_oldest_first_and_the_next_is_announced(store: Arc<dyn Store>) {
     let waits = |deadline| Task {
         queue_deadline: Some(deadline),
@@ -185,17 +234,17 @@ pub(super) async fn due_tasks_come_oldest_first_and_the_next_is_announced(store:
     )
     .await;
 
-    let due = store.due(at(7), 9).await.expect("read");
+    let due = store.due(at(7), Level::OWN, 9).await.expect("read");
     let order: Vec<_> = due.tasks.iter().map(|task| task.id).collect();
     assert_eq!(order, [first.id, abandoned.id, second.id]);
     assert_eq!(due.tasks[0], row(&*store, first.id).await);
     assert_eq!(due.next, Some(at(9)));
-    let some = store.due(at(7), 1).await.expect("read");
+    let some = store.due(at(7), Level::OWN, 1).await.expect("read");
     assert_eq!(some.tasks, due.tasks[..1]);
     assert_eq!(some.next, Some(at(9)));
-    let none = store.due(at(4), 9).await.expect("read");
+    let none = store.due(at(4), Level::OWN, 9).await.expect("read");
     assert_eq!((none.tasks.len(), none.next), (0, Some(at(5))));
-    let all = store.due(at(99), 9).await.expect("read");
+    let all = store.due(at(99), Level::OWN, 9).await.expect("read");
     assert_eq!((all.tasks.len(), all.next), (4, None));
 }
 
@@ -207,7 +256,7 @@ pub(super) async fn a_task_that_has_ended_is_never_due(store: Arc<dyn Store>) {
         ..queued()
     };
     let running = running(&*store, task).await;
-    let due = store.due(at(4), 9).await.expect("read");
+    let due = store.due(at(4), Level::OWN, 9).await.expect("read");
     assert_eq!(due.tasks, [], "its deadline was for the queue");
     assert_eq!(due.next, Some(at(5)));
     let done = super::fixture::success(&running, 1, None);
@@ -216,5 +265,8 @@ pub(super) async fn a_task_that_has_ended_is_never_due(store: Arc<dyn Store>) {
         .expect("finished");
     ended(&*store, queued()).await;
 
-    assert_eq!(store.due(at(99), 9).await.expect("read"), Due::default());
+    assert_eq!(
+        store.due(at(99), Level::OWN, 9).await.expect("read"),
+        Due::default()
+    );
 }

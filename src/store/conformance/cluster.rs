@@ -13,7 +13,7 @@ use crate::pb::{FailureReason, RequeueReason};
 use crate::store::cluster::{Cluster, Control, Told};
 use crate::store::{ClaimRequest, Store, StoreError};
 use crate::task::apply::Requeue;
-use crate::task::{Bill, State, Task, TaskEvent};
+use crate::task::{Bill, Level, State, Task, TaskEvent};
 
 /// Handles of one empty store.
 pub type Handles = Vec<Arc<dyn Store>>;
@@ -129,7 +129,10 @@ pub(super) async fn what_a_node_ran_is_orphaned_when_it_is_gone(nodes: Handles) 
     submit(&*nodes[1], queued()).await;
     taken(&nodes[1], "b").await;
     let orphans = || async {
-        let orphans = cluster(&nodes[1]).orphans(9).await.expect("read");
+        let orphans = cluster(&nodes[1])
+            .orphans(Level::OWN, 9)
+            .await
+            .expect("read");
         orphans.iter().map(|task| task.id).collect::<Vec<_>>()
     };
     assert!(orphans().await.is_empty());
@@ -137,6 +140,35 @@ pub(super) async fn what_a_node_ran_is_orphaned_when_it_is_gone(nodes: Handles) 
     cluster(&nodes[0]).leave().await.expect("left");
 
     assert_eq!(orphans().await, [task.id]);
+}
+
+pub(super) async fn a_step_that_needs_more_is_no_orphan_of_an_older_node(nodes: Handles) {
+    const NEWER: Level = Level(Level::OWN.0 + 1);
+    join(&nodes[0], "a").await;
+    let newer = || Task {
+        level: NEWER,
+        ..queued()
+    };
+    let step = Task {
+        parent: Some(TaskId::new()),
+        ..newer()
+    };
+    let alone = submit(&*nodes[0], newer()).await;
+    let step = submit(&*nodes[0], step).await;
+    let knows = ClaimRequest {
+        level: NEWER,
+        ..wish_of("a", 2)
+    };
+    let claimed = nodes[0].claim(knows).await.expect("it claims");
+    assert_eq!(claimed.tasks.len(), 2);
+    cluster(&nodes[0]).leave().await.expect("left");
+    let orphans = async |level| {
+        let orphans = cluster(&nodes[1]).orphans(level, 9).await.expect("read");
+        orphans.iter().map(|task| task.id).collect::<Vec<_>>()
+    };
+
+    assert_eq!(orphans(Level::OWN).await, [alone.id]);
+    assert_eq!(orphans(NEWER).await, [alone.id, step.id]);
 }
 
 pub(super) async fn nodes_are_listed_with_what_they_tell(nodes: Handles) {

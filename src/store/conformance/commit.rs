@@ -9,7 +9,7 @@ use crate::id::{CallerId, ConversationId, GroupId, NodeId, RequestId, SlotId, Ta
 use crate::money::Microdollars;
 use crate::pb;
 use crate::store::{Parts, Store, StoreError};
-use crate::task::{Change, Lease, Recovery, Task, TaskEvent};
+use crate::task::{Change, Lease, Level, Recovery, Task, TaskEvent};
 use crate::trace::TraceContext;
 
 pub(super) async fn a_batch_is_committed_in_the_order_of_its_changes(store: Arc<dyn Store>) {
@@ -123,6 +123,7 @@ pub(super) async fn fields_that_are_fixed_stay_as_first_written(store: Arc<dyn S
     change.task.create_time = at(9);
     change.task.saves_session = true;
     change.task.node_label = Some("new".to_owned());
+    change.task.level = Level(9);
     change.task.conversation = Some(ConversationId::of_key("new"));
     change.task.trace =
         TraceContext::from_stored("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=b");
@@ -155,6 +156,7 @@ pub(super) async fn every_field_of_a_row_is_read_back(store: Arc<dyn Store>) {
         saves_session: true,
         home: Some(NodeId::from("node-1")),
         node_label: Some("gpu".to_owned()),
+        level: Level(9),
         conversation: Some(ConversationId::of_key("a key")),
         trace: TraceContext::from_stored(
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 a=b",

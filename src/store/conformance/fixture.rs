@@ -13,7 +13,7 @@ use crate::store::{
     StoreError, Totals,
 };
 use crate::task::apply::{Outcome, submit as submission};
-use crate::task::{Bill, Change, Record, Spec, Task, TaskEvent, apply};
+use crate::task::{Bill, Change, Level, Record, Spec, Task, TaskEvent, apply};
 
 /// A moment, `seconds` after the tests' beginning of time.
 pub fn at(seconds: i64) -> Timestamp {
@@ -86,6 +86,7 @@ pub fn wish(slots: usize, now: Timestamp) -> ClaimRequest {
         keeps: Default::default(),
         node: NodeId::from("node"),
         labels: Default::default(),
+        level: Level::OWN,
         lease: Some(LEASE),
         context_revision: 3,
         now,
@@ -215,7 +216,10 @@ pub async fn snapshot(store: &dyn Store) -> Snapshot {
         records,
         logs,
         outputs,
-        due: store.due(at(1_000_000), 10_000).await.expect("read"),
+        due: store
+            .due(at(1_000_000), Level::OWN, 10_000)
+            .await
+            .expect("read"),
         totals,
         context: store.context().await.expect("read"),
     }

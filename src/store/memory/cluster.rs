@@ -15,7 +15,7 @@ use super::nodes::{Asked, Handle, Living};
 use crate::id::{CallerId, NodeId};
 use crate::store::cluster::{Cluster, Control, Node, Question, Told};
 use crate::store::{Committed, StoreError};
-use crate::task::{State, Task};
+use crate::task::{Level, State, Task};
 
 impl Memory {
     /// Handles of one empty store, for so many nodes.
@@ -158,14 +158,15 @@ impl Cluster for Memory {
         Ok(passed)
     }
 
-    async fn orphans(&self, limit: usize) -> Result<Vec<Task>, StoreError> {
+    async fn orphans(&self, level: Level, limit: usize) -> Result<Vec<Task>, StoreError> {
         let inner = self.lock()?;
         let tasks = inner.live.iter().filter_map(|id| inner.tasks.get(id));
         let tasks = tasks.map(|kept| &kept.task);
         let orphaned = |task: &&Task| {
             let owner = task.lease.as_ref().map(|lease| &lease.node);
             let lives = |node| inner.nodes.living.contains_key(node);
-            task.state.is_active() && !task.is_chain() && !owner.is_some_and(lives)
+            let known = task.follows_at(level);
+            task.state.is_active() && !task.is_chain() && known && !owner.is_some_and(lives)
         };
         Ok(tasks.filter(orphaned).take(limit).cloned().collect())
     }

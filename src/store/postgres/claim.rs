@@ -30,12 +30,13 @@ const WAITS: &str = "t.conversation IS NOT NULL AND EXISTS (SELECT 1 FROM tasks 
     AND o.conversation IS NOT NULL AND o.end_time IS NULL
     AND (o.id < t.id OR (o.id > t.id AND o.state IN (2, 3))))";
 
-/// Whether `t` may go to the node $1, which carries the labels $2: not if what it
+/// Whether `t` may go to the node $1, which carries the labels $2 and knows what
+/// needs the level $3: not if what it
 /// goes on with is on the disk of another one that lives. The conversation of a
 /// session that has no key is `session:` and its id.
 static SUITS: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "(t.node_label IS NULL OR t.node_label = ANY ($2)) AND NOT EXISTS (
+        "(t.node_label IS NULL OR t.node_label = ANY ($2)) AND t.level <= $3 AND NOT EXISTS (
             SELECT 1 FROM nodes n WHERE n.id <> $1 AND n.lease_end > {CLOCK} AND n.id = CASE
                 WHEN t.conversation IS NULL THEN t.home
                 ELSE coalesce(
@@ -51,10 +52,11 @@ static SUITS: LazyLock<String> = LazyLock::new(|| {
 /// A place in the queue.
 type Place = (i32, Timestamp, TaskId);
 
-/// The node, its labels and the moment, as the driver wants them.
-fn who(request: &ClaimRequest) -> (Cow<'_, str>, Vec<Cow<'_, str>>, i64) {
-    let labels = request.labels.iter().map(|label| kept(label));
-    (kept(&request.node.0), labels.collect(), request.now.0)
+/// The node, its labels, what it knows and the moment, as the driver wants them.
+fn who(request: &ClaimRequest) -> (Cow<'_, str>, Vec<Cow<'_, str>>, i32, i64) {
+    let labels = request.labels.iter().map(|label| kept(label)).collect();
+    let level = i32::from(request.level.0);
+    (kept(&request.node.0), labels, level, request.now.0)
 }
 
 impl Tx {
@@ -125,19 +127,22 @@ impl Tx {
         offered: &mut Vec<Task>,
     ) -> Result<(), Fault> {
         let sql = format!(
-            "{} WHERE t.state = 1 AND t.rank <> 255 AND t.rank = $3 AND t.ready_time <= $4
-             AND (t.ready_time, t.id) > ($5, $6) AND {} AND NOT ({WAITS})
-             ORDER BY t.ready_time, t.id LIMIT $7 FOR UPDATE OF t SKIP LOCKED",
+            "{} WHERE t.state = 1 AND t.rank <> 255 AND t.rank = $4 AND t.ready_time <= $5
+             AND (t.ready_time, t.id) > ($6, $7) AND {} AND NOT ({WAITS})
+             ORDER BY t.ready_time, t.id LIMIT $8 FOR UPDATE OF t SKIP LOCKED",
             *SELECT, *SUITS
         );
-        let (node, labels, now) = who(request);
+        let (node, labels, level, now) = who(request);
         let (mut after, mut last) = (Timestamp(i64::MIN), TaskId::MIN);
         while choice.wants_more() {
             let page = choice.free();
             let limit = integer(page as u64);
             let id = uuid(last.as_bytes());
             let rows = self
-                .rows(&sql, &[&node, &labels, &rank, &now, &after.0, &id, &limit])
+                .rows(
+                    &sql,
+                    &[&node, &labels, &level, &rank, &now, &after.0, &id, &limit],
+                )
                 .await?;
             for found in &rows {
                 let task = columns::task(found)?;
@@ -175,18 +180,20 @@ impl Tx {
             .collect();
         let sql = format!(
             "SELECT EXISTS (SELECT 1 FROM tasks t WHERE t.state = 1 AND t.rank <> 255
-                AND t.conversation IS NOT NULL AND t.ready_time <= $3
-                AND (t.rank, t.ready_time, t.id) < ($4, $5, $6) AND {suits} AND {WAITS}),
-             $7 AND EXISTS (SELECT 1 FROM tasks t WHERE t.state = 1 AND t.rank <> 255
-                AND t.ready_time <= $3 AND t.id <> ALL ($8) AND {suits} AND NOT ({WAITS}))",
+                AND t.conversation IS NOT NULL AND t.ready_time <= $4
+                AND (t.rank, t.ready_time, t.id) < ($5, $6, $7) AND {suits} AND {WAITS}),
+             $8 AND EXISTS (SELECT 1 FROM tasks t WHERE t.state = 1 AND t.rank <> 255
+                AND t.ready_time <= $4 AND t.id <> ALL ($9) AND {suits} AND NOT ({WAITS}))",
             suits = *SUITS,
         );
-        let (node, labels, now) = who(request);
+        let (node, labels, level, now) = who(request);
         let id = uuid(upto.2.as_bytes());
         let rows = self
             .rows(
                 &sql,
-                &[&node, &labels, &now, &upto.0, &upto.1.0, &id, &open, &ids],
+                &[
+                    &node, &labels, &level, &now, &upto.0, &upto.1.0, &id, &open, &ids,
+                ],
             )
             .await?;
         let row = rows

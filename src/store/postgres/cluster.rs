@@ -18,7 +18,7 @@ use crate::id::{CallerId, NodeId};
 use crate::store::StoreError;
 use crate::store::cluster::{Cluster, Control, Node, Question, Told};
 use crate::store::row::integer;
-use crate::task::Task;
+use crate::task::{Level, Task};
 
 /// A node as this handle has joined: whoever joins under the same name later is
 /// another one.
@@ -182,14 +182,16 @@ impl Tx {
     }
 }
 
-async fn orphans(link: &Link, limit: usize) -> Result<Vec<Task>, Fault> {
+async fn orphans(link: &Link, level: Level, limit: usize) -> Result<Vec<Task>, Fault> {
     let sql = format!(
-        "{} WHERE t.state IN (2, 3) AND t.rank <> 255
+        "{} WHERE t.state IN (2, 3) AND t.rank <> 255 AND (t.level <= $2 OR t.parent_id IS NULL)
             AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = t.lease_node)
          ORDER BY t.id LIMIT $1",
         *SELECT
     );
-    let rows = link.rows(&sql, &[&integer(limit as u64)]).await?;
+    let rows = link
+        .rows(&sql, &[&integer(limit as u64), &i32::from(level.0)])
+        .await?;
     rows.iter().map(columns::task).collect()
 }
 
@@ -317,10 +319,10 @@ impl Cluster for Postgres {
         Ok(gone)
     }
 
-    async fn orphans(&self, limit: usize) -> Result<Vec<Task>, StoreError> {
+    async fn orphans(&self, level: Level, limit: usize) -> Result<Vec<Task>, StoreError> {
         let engine = &self.engine;
         engine
-            .read(move |link| Box::pin(orphans(link, limit)))
+            .read(move |link| Box::pin(orphans(link, level, limit)))
             .await
     }
 

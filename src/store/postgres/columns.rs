@@ -16,7 +16,8 @@ const TYPES: [&str; COLUMNS.len()] = [
     "uuid", "bigint", "text", "integer", "text", "uuid", "uuid", "bigint", "integer", "uuid",
     "bigint", "bigint", "bigint", "bigint", "bigint", "boolean", "bigint", "bigint", "bigint",
     "text", "text", "bigint", "text", "bigint", "bigint", "bigint", "bigint", "bigint", "boolean",
-    "integer", "boolean", "text", "bigint", "bigint", "text", "bytea", "bigint", "text", "text",
+    "integer", "boolean", "text", "bigint", "bigint", "text", "bytea", "bigint", "text", "integer",
+    "text",
 ];
 
 /// `SELECT` of rows for [`task`], `t` being the table.
@@ -88,7 +89,8 @@ pub(super) fn arrays(rows: &[Row]) -> [Box<dyn ToSql + Sync + Send + '_>; COLUMN
         column(rows, |r| maybe(&r.conversation)), column(rows, |r| r.last_sequence),
         column(rows, |r| r.due_time), column(rows, |r| r.trace.as_deref()),
         column(rows, |r| r.usage.as_slice()), column(rows, |r| r.session_offset),
-        column(rows, |r| maybe(&r.node_label)), column(rows, |r| maybe(&r.home)),
+        column(rows, |r| maybe(&r.node_label)), column(rows, |r| r.level),
+        column(rows, |r| maybe(&r.home)),
     ]
 }
 
@@ -117,7 +119,7 @@ pub(super) fn task(row: &tokio_postgres::Row) -> Result<Task, Fault> {
         saves_session: row.try_get(30)?, conversation: maybe(31)?,
         last_sequence: row.try_get(32)?, due_time: row.try_get(33)?, trace: row.try_get(34)?,
         usage: row.try_get(35)?, session_offset: row.try_get(36)?,
-        node_label: maybe(37)?, home: maybe(38)?,
+        node_label: maybe(37)?, level: row.try_get(38)?, home: maybe(39)?,
     };
     Ok(row.into_task()?)
 }

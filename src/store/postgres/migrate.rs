@@ -11,7 +11,10 @@ use super::fault;
 use crate::store::OpenError;
 
 /// One script per schema version, from 1. Only ever appended to.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_level.sql"),
+];
 
 /// Longest time of them all: others may be at it, and a table may be large.
 const TIME_MAX: Duration = Duration::from_secs(600);

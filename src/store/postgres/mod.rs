@@ -40,7 +40,7 @@ use crate::clock::Timestamp;
 use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb::event::Kind;
-use crate::task::{Record, SavedSession, State, Task};
+use crate::task::{Level, Record, SavedSession, State, Task};
 use call::Engine;
 use cluster::Joined;
 use url::Target;
@@ -240,9 +240,9 @@ impl Store for Postgres {
         self.engine.write(|tx| Box::pin(tx.sweep())).await
     }
 
-    async fn due(&self, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+    async fn due(&self, now: Timestamp, level: Level, limit: usize) -> Result<Due, StoreError> {
         self.engine
-            .read(move |link| Box::pin(read::due(link, now, limit)))
+            .read(move |link| Box::pin(read::due(link, now, level, limit)))
             .await
     }
 

@@ -17,7 +17,7 @@ use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::store::row::{self, COLUMNS, integer};
 use crate::store::{Context, ContextValue, Due, LogEntry, Parts, Request, StoreError, Totals};
-use crate::task::{Record, Spec, State};
+use crate::task::{Level, Record, Spec, State};
 
 /// Entries of a log that are fetched at a time.
 const ENTRIES: i64 = 256;
@@ -199,13 +199,20 @@ pub(super) async fn output(
     Ok(Some(text.freeze()))
 }
 
-pub(super) async fn due(link: &Link, now: Timestamp, limit: usize) -> Result<Due, Fault> {
+pub(super) async fn due(
+    link: &Link,
+    now: Timestamp,
+    level: Level,
+    limit: usize,
+) -> Result<Due, Fault> {
     let sql = format!(
-        "{} WHERE t.due_time <= $1 ORDER BY t.due_time, t.id LIMIT $2",
+        "{} WHERE t.due_time <= $1 AND (t.level <= $3 OR t.parent_id IS NULL)
+         ORDER BY t.due_time, t.id LIMIT $2",
         *SELECT
     );
     let limit = integer(limit as u64);
-    let rows = link.rows(&sql, &[&now.0, &limit]).await?;
+    let values: [super::call::Value<'_>; 3] = [&now.0, &limit, &i32::from(level.0)];
+    let rows = link.rows(&sql, &values).await?;
     let tasks = rows.iter().map(columns::task).collect::<Result<_, _>>()?;
     let sql = "SELECT min(due_time) FROM tasks WHERE due_time > $1";
     let rows = link.rows(sql, &[&now.0]).await?;

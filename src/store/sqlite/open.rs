@@ -13,12 +13,13 @@ use crate::clock::Clock;
 use crate::store::OpenError;
 
 /// One script per schema version, from 1. Only ever appended to.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_retention.sql"),
     include_str!("../migrations/0003_bills.sql"),
     include_str!("../migrations/0004_trace.sql"),
     include_str!("../migrations/0005_nodes.sql"),
+    include_str!("../migrations/0006_level.sql"),
 ];
 
 /// Marks our databases: "clpo".

@@ -12,7 +12,7 @@ use super::{open, read, retain};
 use crate::id::{CallerId, ConversationId, GroupId, RequestId, SlotId, TaskId};
 use crate::store::conformance::fixture::{at, batch, delta, fence, made, queued, success, wish};
 use crate::store::{Filter, Note, Parts, Query, Request};
-use crate::task::{RANK_CHAIN, State, Task, apply};
+use crate::task::{Level, RANK_CHAIN, State, Task, apply};
 
 /// Tables that grow with use, and their short names in statements.
 const LARGE: [&str; 13] = [
@@ -121,7 +121,7 @@ fn a_task_lives_and_goes_without_a_scan() {
         deleted: false,
     });
     db.write(|tx| tx.commit(submitted)).expect("submitted");
-    read::due(&db.conn, at(1), 9).expect("read");
+    read::due(&db.conn, at(1), Level::OWN, 9).expect("read");
     db.plans();
 
     let claimed = db.write(|tx| tx.claim(&wish(1, at(1)))).expect("claimed");

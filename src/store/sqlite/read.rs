@@ -16,7 +16,7 @@ use crate::store::row::{self, COLUMNS, Row, integer};
 use crate::store::{
     Context, ContextValue, Due, LogEntry, Parts, Query, Request, SessionRef, StoreError, Totals,
 };
-use crate::task::{Record, SavedSession, State};
+use crate::task::{Level, Record, SavedSession, State};
 
 /// Reads rows for [`row`]; a test holds it to `COLUMNS`.
 pub(super) const SELECT_TASK: &str = "SELECT id, version, caller, state, tags, group_id, \
@@ -24,7 +24,7 @@ pub(super) const SELECT_TASK: &str = "SELECT id, version, caller, state, tags, g
     queue_deadline, attached, abandon_time, attempt, burnt, slot, lease_node, lease_until, \
     session_id, context_revision, budget, reserved, cost, attempt_cost, cost_estimated, recovery, \
     saves_session, conversation, last_sequence, due_time, trace, usage, session_offset, \
-    node_label, home FROM tasks";
+    node_label, level, home FROM tasks";
 
 /// More tags than this are looked for task by task instead of tag by tag.
 const TAG_ARMS_MAX: usize = 16;
@@ -44,7 +44,7 @@ pub(super) fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         recovery: row.get(29)?, saves_session: row.get(30)?, conversation: row.get(31)?,
         last_sequence: row.get(32)?, due_time: row.get(33)?,
         trace: row.get(34)?, usage: row.get(35)?, session_offset: row.get(36)?,
-        node_label: row.get(37)?, home: row.get(38)?,
+        node_label: row.get(37)?, level: row.get(38)?, home: row.get(39)?,
     })
 }
 
@@ -364,14 +364,20 @@ pub(super) fn output(
     Ok(Some(text.freeze()))
 }
 
-pub(super) fn due(conn: &Connection, now: Timestamp, limit: usize) -> Result<Due, StoreError> {
+pub(super) fn due(
+    conn: &Connection,
+    now: Timestamp,
+    level: Level,
+    limit: usize,
+) -> Result<Due, StoreError> {
     let transaction = conn.unchecked_transaction()?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = transaction.prepare_cached(&format!(
-        "{SELECT_TASK} INDEXED BY tasks_due WHERE due_time <= ? ORDER BY due_time, id LIMIT ?"
+        "{SELECT_TASK} INDEXED BY tasks_due WHERE due_time <= ?
+         AND (level <= ? OR parent_id IS NULL) ORDER BY due_time, id LIMIT ?"
     ))?;
     let mut tasks = Vec::new();
-    for found in statement.query_map([now.0, limit], row)? {
+    for found in statement.query_map([now.0, i64::from(level.0), limit], row)? {
         tasks.push(found?.into_task()?);
     }
     let next: Option<i64> = transaction

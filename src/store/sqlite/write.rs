@@ -490,7 +490,8 @@ impl Transaction<'_> {
             (28, &r.attempt_cost), (29, &r.cost_estimated), (30, &r.recovery),
             (31, &r.saves_session), (32, &r.conversation), (33, &r.last_sequence),
             (34, &r.due_time), (35, &r.trace), (36, &r.usage),
-            (37, &r.session_offset), (38, &r.node_label), (39, &r.home),
+            (37, &r.session_offset), (38, &r.node_label), (39, &r.level),
+            (40, &r.home),
         ];
         for (place, value) in values {
             statement.raw_bind_parameter(place, value)?;

@@ -11,7 +11,7 @@ use claudepool::pb;
 use claudepool::pb::event::Kind;
 use claudepool::store::{self, Batch, ClaimRequest, ClaimedTask, Fence, Note, Store};
 use claudepool::task::apply::submit as made;
-use claudepool::task::{Spec, Task};
+use claudepool::task::{Level, Spec, Task};
 
 use super::super::submit::PROMPT;
 use super::{APPEND, APPENDS, BARE, CLAIMS, OURS, Place, ROUNDS_MAX, SQLITE};
@@ -111,6 +111,7 @@ impl One {
             keeps: Default::default(),
             node: self.node.clone(),
             labels: Default::default(),
+            level: Level::OWN,
             lease: self.store.cluster().map(|_| LEASE),
             context_revision: 0,
             now: Clock::system().now(),
