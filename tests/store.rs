@@ -25,6 +25,9 @@ claudepool::cluster_conformance!(memory_of_nodes, async {
 #[path = "store/sqlite.rs"]
 mod sqlite;
 
+#[path = "store/statements.rs"]
+mod statements;
+
 #[cfg(feature = "sqlite")]
 #[path = "store/equivalence.rs"]
 mod equivalence;

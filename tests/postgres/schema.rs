@@ -1,7 +1,7 @@
 //! The schema: made once, by whoever comes first, and never misread.
 
 use claudepool::store::Store;
-use claudepool::store::conformance::fixture::{queued, submit};
+use claudepool::store::conformance::fixture::{claim, queued, submit};
 use claudepool::store::postgres::Postgres;
 use futures_util::future::join_all;
 
@@ -61,7 +61,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     store.close().await;
     let admin = SHARED.admin(&name).await;
     admin
-        .batch_execute("UPDATE claudepool_schema SET version = 99")
+        .batch_execute("UPDATE claudepool_schema SET version = 99, compatible_from = 99")
         .await
         .unwrap();
 
@@ -69,6 +69,29 @@ async fn a_newer_schema_is_refused_and_left_alone() {
 
     assert!(said.contains("newer claudepool (schema 99"), "{said}");
     assert_eq!(said.lines().count(), 1);
+}
+
+#[tokio::test]
+async fn a_newer_schema_that_says_so_is_served_and_left_as_it_is() {
+    let (store, name) = SHARED.store().await;
+    store.close().await;
+    let admin = SHARED.admin(&name).await;
+    let newer = "ALTER TABLE tasks ADD COLUMN newer text NOT NULL DEFAULT 'new';
+                 UPDATE claudepool_schema SET version = 99, compatible_from = 2";
+    admin.batch_execute(newer).await.unwrap();
+
+    let store = open(&SHARED.url(&name)).await;
+
+    submit(&store, queued()).await;
+    assert_eq!(claim(&store, 1).await.tasks.len(), 1);
+    let sql = "SELECT version FROM claudepool_schema";
+    let version: i32 = admin.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(version, 99);
+    store.close().await;
+    let needed = "UPDATE claudepool_schema SET compatible_from = 99";
+    admin.batch_execute(needed).await.unwrap();
+    let said = refusal(&SHARED.url(&name)).await;
+    assert!(said.contains("newer claudepool (schema 99"), "{said}");
 }
 
 #[tokio::test]

@@ -199,11 +199,59 @@ async fn a_newer_schema_is_refused() {
     open(&path).await.close().await;
     let conn = rusqlite::Connection::open(&path).expect("opened");
     conn.pragma_update(None, "user_version", 99).expect("set");
+    let sql = "UPDATE claudepool_schema SET compatible_from = 99";
+    conn.execute_batch(sql).expect("set");
     drop(conn);
 
     let said = refusal(&path).await;
 
     assert!(said.contains("newer claudepool (schema 99"), "{said}");
+}
+
+#[tokio::test]
+async fn a_newer_schema_that_says_so_is_served_and_left_as_it_is() {
+    let (_directory, path) = new_path();
+    open(&path).await.close().await;
+    let set = |from: i64| {
+        let conn = rusqlite::Connection::open(&path).expect("opened");
+        let more = "ALTER TABLE tasks ADD COLUMN newer TEXT NOT NULL DEFAULT 'new'";
+        // The second time it is there.
+        let _ = conn.execute_batch(more);
+        let sql = "UPDATE claudepool_schema SET compatible_from = ?";
+        conn.execute(sql, [from]).expect("set");
+        conn.pragma_update(None, "user_version", 99).expect("set");
+    };
+    set(6);
+
+    let store = open(&path).await;
+    live_a_little(&store).await;
+    store.close().await;
+
+    let conn = rusqlite::Connection::open(&path).expect("opened");
+    let version = conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    assert_eq!(version.expect("read"), 99);
+    drop(conn);
+    set(99);
+    assert!(refusal(&path).await.contains("schema 99"));
+}
+
+#[tokio::test]
+async fn a_file_of_the_last_schema_is_brought_further_with_all_that_it_holds() {
+    let (_directory, path) = new_path();
+    let store = open(&path).await;
+    live_a_little(&store).await;
+    let before = snapshot(&store).await;
+    store.close().await;
+    let conn = rusqlite::Connection::open(&path).expect("opened");
+    let last = "ALTER TABLE tasks DROP COLUMN level; DROP TABLE claudepool_schema;
+                PRAGMA user_version = 5";
+    conn.execute_batch(last).expect("undone");
+    drop(conn);
+
+    let store = open(&path).await;
+
+    assert_eq!(snapshot(&store).await, before);
+    submit(&store, queued()).await;
 }
 
 #[tokio::test]

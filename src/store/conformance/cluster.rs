@@ -149,11 +149,11 @@ pub(super) async fn a_step_that_needs_more_is_no_orphan_of_an_older_node(nodes: 
         level: NEWER,
         ..queued()
     };
+    let alone = submit(&*nodes[0], newer()).await;
     let step = Task {
         parent: Some(TaskId::new()),
         ..newer()
     };
-    let alone = submit(&*nodes[0], newer()).await;
     let step = submit(&*nodes[0], step).await;
     let knows = ClaimRequest {
         level: NEWER,

@@ -64,7 +64,8 @@ impl Tx {
         let sql = "SELECT 1 FROM nodes WHERE id = $1 FOR UPDATE";
         self.rows(sql, &[&id]).await?;
         let sql = format!(
-            "INSERT INTO nodes AS n VALUES ($1, $2, {CLOCK} + $3, $4, '', {CLOCK})
+            "INSERT INTO nodes AS n (id, incarnation, lease_end, labels, report, update_time)
+             VALUES ($1, $2, {CLOCK} + $3, $4, '', {CLOCK})
              ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation,
                 lease_end = excluded.lease_end, labels = excluded.labels,
                 report = excluded.report, update_time = excluded.update_time

@@ -26,12 +26,12 @@ pub(super) static SELECT: LazyLock<String> =
 
 static UNNEST: LazyLock<String> = LazyLock::new(|| {
     let arrays = (1..).zip(TYPES).map(|(n, of)| format!("${n}::{of}[]"));
-    format!("unnest({})", arrays.collect::<Vec<_>>().join(", "))
+    arrays.collect::<Vec<_>>().join(", ")
 });
 
 pub(super) static INSERT: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "INSERT INTO tasks ({}) SELECT * FROM {}",
+        "INSERT INTO tasks ({}) SELECT * FROM unnest({})",
         names(""),
         *UNNEST
     )
@@ -42,7 +42,7 @@ pub(super) static UPDATE: LazyLock<String> = LazyLock::new(|| {
     let set: Vec<String> = changing.map(|c| format!("{c} = n.{c}")).collect();
     let (set, names) = (set.join(", "), names(""));
     format!(
-        "UPDATE tasks t SET {set} FROM {} AS n ({names}) WHERE t.id = n.id",
+        "UPDATE tasks t SET {set} FROM unnest({}) AS n ({names}) WHERE t.id = n.id",
         *UNNEST
     )
 });

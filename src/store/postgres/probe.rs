@@ -33,7 +33,7 @@ impl Tx {
         // No result is of nobody.
         let nobody = uuid::Uuid::nil();
         let room = vec![0x55_u8; ROOM_BYTES];
-        let sql = "INSERT INTO task_results VALUES ($1, $2)
+        let sql = "INSERT INTO task_results (task, result) VALUES ($1, $2)
                    ON CONFLICT (task) DO UPDATE SET result = excluded.result";
         self.run(sql, &[&nobody, &&room[..]]).await?;
         let sql = "DELETE FROM task_results WHERE task = $1";

@@ -76,7 +76,8 @@ impl Tx {
         let ids: Vec<Uuid> = gone.iter().map(|task| uuid(task.id.as_bytes())).collect();
         self.run("DELETE FROM tasks WHERE id = ANY($1)", &[&ids])
             .await?;
-        let sql = "INSERT INTO removed SELECT * FROM unnest($1::uuid[]) ON CONFLICT DO NOTHING";
+        let sql = "INSERT INTO removed (task) SELECT * FROM unnest($1::uuid[])
+                   ON CONFLICT DO NOTHING";
         self.run(sql, &[&ids]).await?;
         let mut sums = Sums::default();
         for task in gone {
@@ -145,7 +146,7 @@ impl Tx {
 
     /// Adds a deleted task's ledger entries to those of their days.
     async fn sum_up(&self, task: &Uuid) -> Result<(), Fault> {
-        let sql = "INSERT INTO ledger_days AS d
+        let sql = "INSERT INTO ledger_days AS d (day, kind, estimated, reserved, cost)
             SELECT time - mod(time, $2), kind, estimated, sum(reserved), sum(cost)
             FROM ledger WHERE task = $1 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
             ON CONFLICT (day, kind, estimated) DO UPDATE

@@ -139,8 +139,8 @@ impl Tx {
         let key = kept(&key);
         match &value {
             Some(value) => {
-                let sql = "INSERT INTO context VALUES ($1, $2, $3) ON CONFLICT (key) DO UPDATE
-                           SET value = excluded.value, update_time = excluded.update_time";
+                let sql = "INSERT INTO context (key, value, update_time) VALUES ($1, $2, $3)
+                           ON CONFLICT (key) DO UPDATE SET value = excluded.value, update_time = excluded.update_time";
                 self.run(sql, &[&key, &kept(value), &now.0]).await?
             }
             None => {

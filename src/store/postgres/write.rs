@@ -117,7 +117,9 @@ impl Tx {
 
     async fn remember(&self, request: &Request, now: Timestamp) -> Result<(), Fault> {
         // Whoever makes the same request at the same time waits here.
-        let sql = "INSERT INTO requests AS r VALUES ($1, $2, $3, $4, $5, $6, $7)
+        let sql = "INSERT INTO requests AS r
+            (caller, id, fingerprint, task, group_id, expire_time, deleted)
+            VALUES ($1, $2, $3, $4, $5, $6, $7)
             ON CONFLICT (caller, id) DO UPDATE SET fingerprint = excluded.fingerprint,
             task = excluded.task, group_id = excluded.group_id,
             expire_time = excluded.expire_time, deleted = excluded.deleted
@@ -192,7 +194,7 @@ impl Tx {
         if tags.is_empty() {
             return Ok(());
         }
-        let sql = "INSERT INTO task_tags SELECT * FROM unnest($1::text[], $2::uuid[])
+        let sql = "INSERT INTO task_tags (tag, task) SELECT * FROM unnest($1::text[], $2::uuid[])
                    ON CONFLICT DO NOTHING";
         self.run(sql, &[&tags, &ids]).await.map(drop)
     }
@@ -210,7 +212,7 @@ impl Tx {
         if ids.is_empty() {
             return Ok(());
         }
-        let sql = "INSERT INTO task_specs
+        let sql = "INSERT INTO task_specs (task, received, effective, chain)
             SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::bytea[])
             ON CONFLICT (task) DO UPDATE SET received = excluded.received,
             effective = excluded.effective, chain = excluded.chain";
@@ -230,7 +232,8 @@ impl Tx {
         if ids.is_empty() {
             return Ok(());
         }
-        let sql = "INSERT INTO task_results SELECT * FROM unnest($1::uuid[], $2::bytea[])
+        let sql = "INSERT INTO task_results (task, result)
+                   SELECT * FROM unnest($1::uuid[], $2::bytea[])
                    ON CONFLICT (task) DO UPDATE SET result = excluded.result";
         self.run(sql, &[&ids, &results]).await.map(drop)
     }
@@ -246,7 +249,7 @@ impl Tx {
                     .await?;
             }
             for (place, piece) in (0_i64..).zip(pieces(output, PIECE_BYTES)) {
-                let sql = "INSERT INTO task_outputs VALUES ($1, $2, $3)";
+                let sql = "INSERT INTO task_outputs (task, piece, bytes) VALUES ($1, $2, $3)";
                 self.run(sql, &[&id, &place, &&piece[..]]).await?;
             }
         }
@@ -260,7 +263,8 @@ impl Tx {
         let ids: Vec<_> = events.iter().map(|(id, _)| uuid(id.as_bytes())).collect();
         let numbers: Vec<_> = events.iter().map(|(_, e)| integer(e.sequence)).collect();
         let bytes: Vec<&[u8]> = events.iter().map(|(_, entry)| &entry.bytes[..]).collect();
-        let sql = "INSERT INTO events SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bytea[])";
+        let sql = "INSERT INTO events (task, sequence, bytes)
+                   SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bytea[])";
         self.run(sql, &[&ids, &numbers, &bytes]).await.map(drop)
     }
 
@@ -288,7 +292,8 @@ impl Tx {
 
     async fn put_sessions(&self, fold: &Fold) -> Result<(), Fault> {
         for session in fold.sessions.values() {
-            let sql = "INSERT INTO sessions VALUES ($1, $2, $3, $4, $5)
+            let sql = "INSERT INTO sessions (id, caller, conversation, used_time, node)
+                VALUES ($1, $2, $3, $4, $5)
                 ON CONFLICT (id) DO UPDATE SET caller = excluded.caller, node = excluded.node,
                 conversation = excluded.conversation, used_time = excluded.used_time";
             let conversation = session.conversation.as_ref().map(|c| kept(&c.0));

@@ -12,7 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 use crate::clock::Clock;
 use crate::store::OpenError;
 
-/// One script per schema version, from 1. Only ever appended to.
+/// One script per schema version, from 1. Only ever appended to. One that older
+/// programs cannot live with sets `claudepool_schema.compatible_from` to its own
+/// number.
 const MIGRATIONS: [&str; 6] = [
     include_str!("../migrations/0001_initial.sql"),
     include_str!("../migrations/0002_retention.sql"),
@@ -210,16 +212,26 @@ fn identify(conn: &Connection, path: &Path) -> Result<usize, OpenError> {
             path.display()
         )));
     }
+    let known = MIGRATIONS.len();
     match usize::try_from(version) {
-        Ok(version) if version <= MIGRATIONS.len() => Ok(version),
+        Ok(version) if version <= known => Ok(version),
+        // What this program knows of it is still as it was.
+        Ok(_) if compatible_from(conn).is_some_and(|from| from <= known) => Ok(known),
         Ok(_) => Err(OpenError(format!(
-            "{} was written by a newer claudepool (schema {version}, this one knows {}): \
+            "{} was written by a newer claudepool (schema {version}, this one knows {known}): \
              use that one, or another file",
             path.display(),
-            MIGRATIONS.len()
         ))),
         Err(_) => Err(damaged(path, &"its schema version is negative")),
     }
+}
+
+/// The oldest schema that a program must know to use the database; `None`: it
+/// does not say.
+fn compatible_from(conn: &Connection) -> Option<usize> {
+    let sql = "SELECT compatible_from FROM claudepool_schema";
+    let from: i64 = conn.query_row(sql, [], |row| row.get(0)).ok()?;
+    usize::try_from(from).ok()
 }
 
 /// Has commits written to a log beside the database, where reading goes on.

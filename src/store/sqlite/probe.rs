@@ -17,7 +17,7 @@ pub(super) fn take_room(conn: &Connection) -> Result<(), StoreError> {
     // What a server left that was killed in between goes first.
     give_room_back(conn)?;
     conn.execute_batch(&format!(
-        "CREATE TABLE probe (room BLOB); INSERT INTO probe VALUES (zeroblob({ROOM_BYTES}));"
+        "CREATE TABLE probe (room BLOB); INSERT INTO probe (room) VALUES (zeroblob({ROOM_BYTES}));"
     ))?;
     Ok(())
 }

@@ -87,7 +87,7 @@ impl Transaction<'_> {
     fn remove(&mut self, task: &Task) -> Result<(), StoreError> {
         for sql in [
             "DELETE FROM tasks WHERE id = ?",
-            "INSERT OR IGNORE INTO removed VALUES (?)",
+            "INSERT OR IGNORE INTO removed (task) VALUES (?)",
         ] {
             self.conn
                 .prepare_cached(sql)?

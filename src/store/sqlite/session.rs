@@ -33,7 +33,10 @@ impl Transaction<'_> {
 
     pub fn save_session(&self, session: &SavedSession) -> Result<(), StoreError> {
         self.conn
-            .prepare_cached("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)")?
+            .prepare_cached(
+                "INSERT OR REPLACE INTO sessions (id, caller, conversation, used_time, node) \
+                 VALUES (?, ?, ?, ?, ?)",
+            )?
             .execute(params![
                 session.id,
                 session.caller.0,

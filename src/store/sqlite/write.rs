@@ -221,7 +221,9 @@ impl Transaction<'_> {
         match value {
             Some(value) => self
                 .conn
-                .prepare_cached("INSERT OR REPLACE INTO context VALUES (?, ?, ?)")?
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO context (key, value, update_time) VALUES (?, ?, ?)",
+                )?
                 .execute(params![key, value, now.0])?,
             None => self
                 .conn
@@ -253,7 +255,10 @@ impl Transaction<'_> {
 
     fn remember(&self, request: &Request) -> Result<(), StoreError> {
         self.conn
-            .prepare_cached("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?)")?
+            .prepare_cached(
+                "INSERT OR REPLACE INTO requests (caller, id, fingerprint, task, group_id, \
+                 expire_time, deleted) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            )?
             .execute(params![
                 request.caller.0,
                 request.id.as_bytes(),
@@ -308,7 +313,7 @@ impl Transaction<'_> {
             self.write(&INSERT, &task)?;
             for tag in &task.tags {
                 self.conn
-                    .prepare_cached("INSERT OR IGNORE INTO task_tags VALUES (?, ?)")?
+                    .prepare_cached("INSERT OR IGNORE INTO task_tags (tag, task) VALUES (?, ?)")?
                     .execute(params![tag, id.as_bytes()])?;
             }
         }
@@ -321,12 +326,15 @@ impl Transaction<'_> {
                 spec.chain.as_ref().map(Message::encode_to_vec),
             );
             self.conn
-                .prepare_cached("INSERT OR REPLACE INTO task_specs VALUES (?, ?, ?, ?)")?
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO task_specs (task, received, effective, chain) \
+                     VALUES (?, ?, ?, ?)",
+                )?
                 .execute(params![id.as_bytes(), received, effective, chain])?;
         }
         if let Some(result) = change.result {
             self.conn
-                .prepare_cached("INSERT OR REPLACE INTO task_results VALUES (?, ?)")?
+                .prepare_cached("INSERT OR REPLACE INTO task_results (task, result) VALUES (?, ?)")?
                 .execute(params![id.as_bytes(), result.encode_to_vec()])?;
         }
         if let Some(output) = change.output {
@@ -384,7 +392,7 @@ impl Transaction<'_> {
     ) -> Result<Vec<LogEntry>, StoreError> {
         let mut insert = self
             .conn
-            .prepare_cached("INSERT INTO events VALUES (?, ?, ?)")?;
+            .prepare_cached("INSERT INTO events (task, sequence, bytes) VALUES (?, ?, ?)")?;
         let mut entries = Vec::with_capacity(events.len());
         for kind in events {
             sequence += 1;
@@ -401,7 +409,7 @@ impl Transaction<'_> {
             .execute([id.as_bytes()])?;
         let mut insert = self
             .conn
-            .prepare_cached("INSERT INTO task_outputs VALUES (?, ?, ?)")?;
+            .prepare_cached("INSERT INTO task_outputs (task, piece, bytes) VALUES (?, ?, ?)")?;
         // An empty text is one empty piece: it was kept.
         let pieces = bytes
             .chunks(PIECE_BYTES)
