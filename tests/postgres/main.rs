@@ -4,6 +4,7 @@
 
 mod equivalence;
 mod faults;
+mod newer;
 mod plans;
 mod proxy;
 mod races;
