@@ -6,6 +6,7 @@ mod equivalence;
 mod faults;
 mod newer;
 mod plans;
+mod previous;
 mod proxy;
 mod races;
 mod schema;
