@@ -12,6 +12,8 @@ use crate::support::PATIENCE;
 
 /// The shipped configuration, from the root.
 const SHIPPED: &str = "deploy/envoy/envoy.yaml";
+/// What is there once for each server, last.
+const SERVER: &str = "              - endpoint:";
 
 /// A proxy that runs. It is killed when dropped.
 pub struct Envoy {
@@ -33,13 +35,23 @@ fn program() -> std::ffi::OsString {
 }
 
 impl Envoy {
-    /// Starts it before `server`, with the shipped configuration but for its
-    /// ports and these changes.
+    /// Starts it before one server.
     pub async fn before(server: SocketAddr, changes: &[(&str, &str)]) -> Self {
+        Self::before_all(&[server], changes).await
+    }
+
+    /// Starts it before these servers, with the shipped configuration but for
+    /// its ports and these changes.
+    pub async fn before_all(servers: &[SocketAddr], changes: &[(&str, &str)]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut config = std::fs::read_to_string(root.join(SHIPPED)).unwrap();
         let (addr, admin) = (free(), free());
-        let ports = [(8080, addr), (9901, admin), (50051, server)];
+        let (rest, server) = config.split_at(config.find(SERVER).unwrap());
+        let server = server.trim_end();
+        let of = |addr: &SocketAddr| server.replace("50051", &addr.port().to_string());
+        let all: Vec<_> = servers.iter().map(of).collect();
+        config = format!("{rest}{}\n", all.join("\n"));
+        let ports = [(8080, addr), (9901, admin)];
         let ports = ports.map(|(shipped, addr)| {
             let port = |port: u16| format!("port_value: {port} }}");
             (port(shipped), port(addr.port()))
@@ -93,7 +105,9 @@ impl Envoy {
             _child: child,
             _dir: dir,
         };
-        envoy.until_health(true).await;
+        for server in servers {
+            envoy.until_health_of(*server, true).await;
+        }
         envoy
     }
 
@@ -107,16 +121,23 @@ impl Envoy {
         answer
     }
 
-    /// Whether the server is healthy in its eyes.
-    pub async fn is_healthy(&self) -> bool {
+    /// What it says of a server.
+    async fn about(&self, server: SocketAddr, what: &str) -> String {
         let clusters = self.admin("/clusters").await;
-        clusters.contains("::health_flags::healthy")
+        let begins = format!("claudepool::{server}::{what}::");
+        let line = clusters.lines().find_map(|line| line.strip_prefix(&begins));
+        line.expect("it knows the server").trim().to_owned()
     }
 
-    /// Waits until the server is healthy, or is not.
-    pub async fn until_health(&self, healthy: bool) {
+    /// How many calls it has made to a server.
+    pub async fn calls(&self, server: SocketAddr) -> u64 {
+        self.about(server, "rq_total").await.parse().unwrap()
+    }
+
+    /// Waits until a server is healthy in its eyes, or is not.
+    pub async fn until_health_of(&self, server: SocketAddr, healthy: bool) {
         let wait = async {
-            while self.is_healthy().await != healthy {
+            while (self.about(server, "health_flags").await == "healthy") != healthy {
                 tokio::task::yield_now().await;
             }
         };

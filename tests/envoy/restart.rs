@@ -75,7 +75,7 @@ async fn a_server_is_restarted_under_load_and_no_client_sees_an_error() {
 
     server.signal(Signal::TERM);
 
-    envoy.until_health(false).await;
+    envoy.until_health_of(addr, false).await;
     // The port is open, and what runs goes on.
     TcpStream::connect(addr).await.expect("it still listens");
     assert_eq!(server.caller.task(&last).await.state(), TaskState::Running);

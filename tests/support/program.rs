@@ -174,6 +174,11 @@ impl Serving {
 
     /// Waits until it has ended; how.
     pub async fn ended(mut self) -> std::process::ExitStatus {
+        self.has_ended().await
+    }
+
+    /// The same of one that is held elsewhere.
+    pub async fn has_ended(&mut self) -> std::process::ExitStatus {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.expect("it ends in time").unwrap()
     }
