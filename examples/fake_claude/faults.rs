@@ -89,6 +89,8 @@ impl Cli {
             "self-turn" => self.switches.self_turn = true,
             "late-turn" => self.switches.late_turn = true,
             "late-result" => self.switches.late_result = true,
+            // It began with the turn.
+            crate::record::NAME => {}
             _ => return false,
         }
         true

@@ -17,6 +17,7 @@ mod control;
 mod faults;
 mod input;
 mod lines;
+mod record;
 mod results;
 mod retry;
 mod session;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Cli, Interrupted, Prompt};
 use crate::lines;
+use crate::record::Record;
 use crate::tools::{attached, missing};
 
 const NUDGE: &str = "[structured-output-enforce] You MUST call the StructuredOutput tool to \
@@ -82,6 +83,7 @@ impl Cli {
             open_block: None,
         };
         self.out(&lines::init(self));
+        let record = Record::begin(&prompt.text);
         let played = self.play(&mut turn, &prompt.text).await;
         let mut state = "completed";
         let line = match played {
@@ -107,6 +109,7 @@ impl Cli {
             line
         };
         self.save();
+        Record::end(record);
         let errors = [&json!("error_max_turns"), &json!("error_max_budget_usd")];
         self.exit_code =
             i32::from(errors.contains(&&line["subtype"]) || line["terminal_reason"] == "api_error");

@@ -5,14 +5,18 @@
 mod equivalence;
 mod faults;
 mod newer;
+mod nodes;
+mod outages;
 mod plans;
 mod previous;
 mod proxy;
 mod races;
+mod record;
 mod schema;
 mod serve;
 mod server;
 mod servers;
+mod storm;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

@@ -1,28 +1,27 @@
-//! A network between a store and PostgreSQL that can be cut.
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+//! A network between a server and PostgreSQL that can be cut.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
-/// What happens to a COMMIT.
+/// What happens to what is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Cut {
     /// It is passed on.
-    Nothing = 0,
-    /// The connection is cut before it arrives.
-    Before = 1,
-    /// It arrives, its answer does not.
-    After = 2,
+    Nothing,
+    /// The connection is cut before a COMMIT arrives.
+    Before,
+    /// A COMMIT arrives, its answer does not.
+    After,
     /// Nothing is passed on any more, and nobody is told.
-    Silence = 3,
+    Silence,
+    /// All connections are cut at once, and new ones, too.
+    Down,
 }
 
 pub struct Proxy {
     pub port: u16,
-    mode: Arc<AtomicU8>,
+    mode: watch::Sender<Cut>,
 }
 
 impl Proxy {
@@ -30,14 +29,20 @@ impl Proxy {
     pub async fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
-        let mode = Arc::new(AtomicU8::new(0));
-        let shared = Arc::clone(&mode);
+        let (mode, modes) = watch::channel(Cut::Nothing);
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let mode = Arc::clone(&shared);
+                let (mode, mut down) = (modes.clone(), modes.clone());
                 tokio::spawn(async move {
-                    if let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await {
-                        pass(near, far, &mode).await;
+                    let passing = async {
+                        if let Ok(far) = TcpStream::connect(("127.0.0.1", port)).await {
+                            pass(near, far, &mode).await;
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = down.wait_for(|mode| *mode == Cut::Down) => {}
+                        () = passing => {}
                     }
                 });
             }
@@ -46,15 +51,15 @@ impl Proxy {
     }
 
     pub fn cut(&self, cut: Cut) {
-        self.mode.store(cut as u8, Ordering::SeqCst);
+        self.mode.send_replace(cut);
     }
 }
 
 /// Passes on until one side ends or it is cut.
-async fn pass(near: TcpStream, far: TcpStream, mode: &AtomicU8) {
+async fn pass(near: TcpStream, far: TcpStream, mode: &watch::Receiver<Cut>) {
     let (mut near_in, mut near_out) = near.into_split();
     let (mut far_in, mut far_out) = far.into_split();
-    let is = |cut: Cut| mode.load(Ordering::SeqCst) == cut as u8;
+    let is = |cut: Cut| *mode.borrow() == cut;
     let forth = async {
         let mut bytes = vec![0; 1 << 16];
         loop {

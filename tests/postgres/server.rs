@@ -153,6 +153,21 @@ impl Server {
         self.control(&["-s", "-w", "-l", log.to_str().unwrap(), "start"]);
     }
 
+    /// Ends and starts it as an operator does: `fast` takes leave of whoever is
+    /// connected, `immediate` of nobody.
+    pub fn restart(&self, mode: &str) {
+        let log = self.log_path();
+        self.control(&[
+            "-s",
+            "-w",
+            "-m",
+            mode,
+            "-l",
+            log.to_str().unwrap(),
+            "restart",
+        ]);
+    }
+
     pub fn log_path(&self) -> PathBuf {
         self.dir.join("data/log")
     }
