@@ -95,6 +95,9 @@ const (
 	// UNAVAILABLE. The server that node_id names has not answered the one that was
 	// called; it may have done what was asked all the same.
 	ErrorReason_ERROR_REASON_NODE_SILENT ErrorReason = 32
+	// UNAVAILABLE. The work was made by a newer server of this pool and asks for
+	// what this one does not know. RetryInfo is set: another one answers.
+	ErrorReason_ERROR_REASON_NEWER_SERVER_NEEDED ErrorReason = 33
 )
 
 // Enum value maps for ErrorReason.
@@ -133,6 +136,7 @@ var (
 		30: "ERROR_REASON_INTERNAL",
 		31: "ERROR_REASON_TASK_CANCELLED",
 		32: "ERROR_REASON_NODE_SILENT",
+		33: "ERROR_REASON_NEWER_SERVER_NEEDED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":           0,
@@ -168,6 +172,7 @@ var (
 		"ERROR_REASON_INTERNAL":              30,
 		"ERROR_REASON_TASK_CANCELLED":        31,
 		"ERROR_REASON_NODE_SILENT":           32,
+		"ERROR_REASON_NEWER_SERVER_NEEDED":   33,
 	}
 )
 
@@ -332,7 +337,7 @@ var File_claudepool_v1_errors_proto protoreflect.FileDescriptor
 
 const file_claudepool_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x1aclaudepool/v1/errors.proto\x12\rclaudepool.v1*\xa8\b\n" +
+	"\x1aclaudepool/v1/errors.proto\x12\rclaudepool.v1*\xce\b\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\"\n" +
@@ -367,7 +372,8 @@ const file_claudepool_v1_errors_proto_rawDesc = "" +
 	"\x15ERROR_REASON_CONFLICT\x10\x1d\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x1e\x12\x1f\n" +
 	"\x1bERROR_REASON_TASK_CANCELLED\x10\x1f\x12\x1c\n" +
-	"\x18ERROR_REASON_NODE_SILENT\x10 *\xbe\x05\n" +
+	"\x18ERROR_REASON_NODE_SILENT\x10 \x12$\n" +
+	" ERROR_REASON_NEWER_SERVER_NEEDED\x10!*\xbe\x05\n" +
 	"\rFailureReason\x12\x1e\n" +
 	"\x1aFAILURE_REASON_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bFAILURE_REASON_PROCESS_DIED\x10\x01\x12\x1a\n" +

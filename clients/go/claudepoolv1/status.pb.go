@@ -108,7 +108,8 @@ type Slot struct {
 	StateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=state_time,json=stateTime,proto3" json:"state_time,omitempty"`
 	// Process id of its agent. Unset: no process.
 	Pid *int32 `protobuf:"varint,5,opt,name=pid,proto3,oneof" json:"pid,omitempty"`
-	// Resident memory of its process tree, in bytes. Unset: no process.
+	// Resident memory of its process tree, in bytes, at most a second old. Unset:
+	// no process.
 	MemoryBytes *int64 `protobuf:"varint,6,opt,name=memory_bytes,json=memoryBytes,proto3,oneof" json:"memory_bytes,omitempty"`
 	// The task it runs. Empty: none.
 	TaskId string `protobuf:"bytes,7,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`

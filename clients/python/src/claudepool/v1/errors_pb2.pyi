@@ -92,6 +92,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAVAILABLE. The server that node_id names has not answered the one that was
     called; it may have done what was asked all the same.
     """
+    ERROR_REASON_NEWER_SERVER_NEEDED: _ErrorReason.ValueType  # 33
+    """UNAVAILABLE. The work was made by a newer server of this pool and asks for
+    what this one does not know. RetryInfo is set: another one answers.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call was refused. Every error status carries a google.rpc.ErrorInfo
@@ -168,6 +172,10 @@ ERROR_REASON_TASK_CANCELLED: ErrorReason.ValueType  # 31
 ERROR_REASON_NODE_SILENT: ErrorReason.ValueType  # 32
 """UNAVAILABLE. The server that node_id names has not answered the one that was
 called; it may have done what was asked all the same.
+"""
+ERROR_REASON_NEWER_SERVER_NEEDED: ErrorReason.ValueType  # 33
+"""UNAVAILABLE. The work was made by a newer server of this pool and asks for
+what this one does not know. RetryInfo is set: another one answers.
 """
 global___ErrorReason = ErrorReason
 

@@ -95,7 +95,9 @@ class Slot(google.protobuf.message.Message):
     pid: builtins.int
     """Process id of its agent. Unset: no process."""
     memory_bytes: builtins.int
-    """Resident memory of its process tree, in bytes. Unset: no process."""
+    """Resident memory of its process tree, in bytes, at most a second old. Unset:
+    no process.
+    """
     task_id: builtins.str
     """The task it runs. Empty: none."""
     attempts_run: builtins.int

@@ -60,7 +60,8 @@ export type Slot = Message<"claudepool.v1.Slot"> & {
   pid?: number | undefined;
 
   /**
-   * Resident memory of its process tree, in bytes. Unset: no process.
+   * Resident memory of its process tree, in bytes, at most a second old. Unset:
+   * no process.
    *
    * @generated from field: optional int64 memory_bytes = 6;
    */
