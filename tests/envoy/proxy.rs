@@ -129,9 +129,16 @@ impl Envoy {
         line.expect("it knows the server").trim().to_owned()
     }
 
-    /// How many calls it has made to a server.
-    pub async fn calls(&self, server: SocketAddr) -> u64 {
-        self.about(server, "rq_total").await.parse().unwrap()
+    /// Waits until it has made more calls to a server.
+    pub async fn until_used(&self, server: SocketAddr) {
+        let calls = async || -> u64 { self.about(server, "rq_success").await.parse().unwrap() };
+        let before = calls().await;
+        let wait = async {
+            while calls().await == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("in time");
     }
 
     /// Waits until a server is healthy in its eyes, or is not.

@@ -179,10 +179,9 @@ async fn three_servers_are_restarted_in_turn_under_load_and_no_client_sees_an_er
             program.serve_at(*addr).await
         };
         *server = again.await;
-        envoy.until_health_of(*addr, true).await;
-        let before = envoy.calls(*addr).await;
+        // Not when it is healthy: Envoy may not have seen yet that it was gone.
+        envoy.until_used(*addr).await;
         more(&mut seen).await;
-        assert!(envoy.calls(*addr).await > before, "it is used again");
     }
     load.stop.store(true, Ordering::Relaxed);
 
