@@ -230,12 +230,61 @@ async fn what_a_node_has_under_way_delays_no_renewal_but_whoever_joins_in_its_na
     one.batch_execute("COMMIT").await.unwrap();
     let claimed = claiming.await.unwrap();
     assert_eq!(claimed.tasks[0].task.id, task.id);
-    joining.await.unwrap();
+    let joined = tokio::time::timeout(Duration::from_secs(30), joining);
+    joined.await.expect("in time").unwrap();
     // It has seen what the first one did; that one is a node no more.
     let record = stores[1].record(task.id, Parts::ROW).await.unwrap();
     assert_eq!(record.unwrap().task.state, State::Running);
     let fenced = stores[0].renew(span, None).await;
     assert!(matches!(fenced, Err(StoreError::Fenced)), "{fenced:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_passes_by_what_somebody_else_holds_and_comes_back_for_it() {
+    let (stores, name) = handles(1).await;
+    let first = submit(&*stores[0], queued()).await;
+    let second = submit(&*stores[0], queued()).await;
+    let admin = SHARED.admin(&name).await;
+    let hold = format!(
+        "BEGIN; SELECT 1 FROM tasks WHERE id = '{}' FOR UPDATE",
+        first.id
+    );
+    admin.batch_execute(&hold).await.unwrap();
+
+    let claimed = claim(&*stores[0], 1).await;
+    assert_eq!(claimed.tasks[0].task.id, second.id);
+    let claimed = claim(&*stores[0], 1).await;
+    assert!(claimed.tasks.is_empty() && claimed.next_ready.is_some());
+
+    admin.batch_execute("COMMIT").await.unwrap();
+    let claimed = claim(&*stores[0], 1).await;
+    assert_eq!(claimed.tasks[0].task.id, first.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_is_set_when_what_is_reserved_without_one_is_known() {
+    let (stores, name) = handles(2).await;
+    let task = submit(&*stores[0], queued()).await;
+    let (one, other) = (SHARED.admin(&name).await, SHARED.admin(&name).await);
+    let hold = "BEGIN; LOCK TABLE ledger IN EXCLUSIVE MODE";
+    one.batch_execute(hold).await.unwrap();
+    let claiming = {
+        let store = Arc::clone(&stores[0]);
+        tokio::spawn(async move { claim(&*store, 1).await })
+    };
+    until_it_waits(&other, "INSERT INTO ledger").await;
+
+    let limiting = {
+        let store = Arc::clone(&stores[1]);
+        tokio::spawn(async move { store.set_budget(Some(Microdollars(1))).await })
+    };
+    until_it_waits(&other, "UPDATE budget").await;
+    one.batch_execute("COMMIT").await.unwrap();
+
+    limiting.await.unwrap().unwrap();
+    assert_eq!(claiming.await.unwrap().tasks[0].task.id, task.id);
+    let funds = stores[1].totals().await.unwrap().funds;
+    assert_eq!(funds.reserved, task.budget);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
