@@ -211,7 +211,7 @@ mod tests {
     #[tokio::test]
     async fn a_long_read_holds_up_nobody_and_one_that_panics_only_itself() {
         let (_dir, readers) = readers().await;
-        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
         let shared = Arc::clone(&readers);
         let long = tokio::spawn(async move {
             shared
