@@ -566,9 +566,15 @@ fn serve_refuses_a_store_that_it_cannot_use_in_one_sentence() {
     // A page that nothing but a check reads at the start.
     let page = root_page(&dir.join("claudepool.db"), "events");
     damaged[(page - 1) * 4096..page * 4096].fill(0xa5);
-    let mut newer = whole.clone();
-    // The header's field of the user's version.
-    newer[60..64].copy_from_slice(&99_u32.to_be_bytes());
+    let newer = {
+        let file = home.join("newer.db");
+        std::fs::write(&file, &whole).unwrap();
+        let conn = rusqlite::Connection::open(&file).unwrap();
+        let sql = "UPDATE claudepool_schema SET compatible_from = 99; PRAGMA user_version = 99";
+        conn.execute_batch(sql).unwrap();
+        conn.close().unwrap();
+        std::fs::read(&file).unwrap()
+    };
 
     for (name, content, sentence) in [
         ("text", b"no database".to_vec(), "no SQLite database"),

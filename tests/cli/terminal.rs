@@ -30,7 +30,9 @@ impl Terminal {
             server.url
         );
         let plain = program(server.home.path());
-        let mut command = Command::new("script");
+        // What runs the tests may ignore interrupts, as a shell has it for what it
+        // starts in the background.
+        let mut command = Command::new("env");
         command
             .env_clear()
             .envs(
@@ -40,12 +42,13 @@ impl Terminal {
             )
             .env("TERM", "xterm")
             .env("SHELL", "/bin/sh")
+            .args(["--default-signal=INT", "script"])
             .args(["-q", "-f", "-e", "-c", &line, "/dev/null"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = command
             .spawn()
-            .expect("there is no `script`: install util-linux (Debian's bsdutils)");
+            .expect("there is no `env`: install coreutils 8.31 or newer");
         let keys = child.stdin.take().unwrap();
         let mut out = child.stdout.take().unwrap();
         let (show, shown) = sync_channel(1024);
