@@ -26,6 +26,10 @@ use super::raw::Bare;
 /// The argument by which a child knows what it is.
 const COMMAND: &str = "__serve";
 
+/// What may be under way to a client of many streams: as much as they may hold
+/// together, or some that nobody reads yet keep the others from their first message.
+const WINDOW: u32 = 8 << 20;
+
 /// What a child serves.
 #[derive(Clone, Serialize, Deserialize)]
 pub enum Kind {
@@ -102,7 +106,9 @@ impl Server {
     pub async fn connect(&self, count: usize) -> Result<Vec<Channel>, Failure> {
         let mut channels = Vec::new();
         for _ in 0..count {
-            channels.push(Endpoint::new(self.address.clone())?.connect().await?);
+            let endpoint = Endpoint::new(self.address.clone())?;
+            let endpoint = endpoint.initial_connection_window_size(WINDOW);
+            channels.push(endpoint.connect().await?);
         }
         Ok(channels)
     }
