@@ -88,7 +88,7 @@ test-readme: $(GRPCURL) $(BUF) $(HEALTH_PROBE) ## Run the README's examples with
 
 test-envoy: $(ENVOY) ## Tests behind a real Envoy, as deploy/envoy configures it.
 	@$(call need,cargo,Rust 1.90 or newer: https://rustup.rs)
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call need,initdb,PostgreSQL 15 or newer (the package postgresql))
+	@$(need_postgres)
 	cargo build --locked --bin claudepool --example fake_claude
 	CLAUDEPOOL_TEST_ENVOY=$(ENVOY) cargo test --locked --test envoy
 
