@@ -12,6 +12,7 @@ class Messages:
     def __init__(self):
         self.header = b""
         self.left = 0
+        self.seen = 0
 
     def ends(self, data):
         """Where in `data` messages end."""
@@ -29,6 +30,7 @@ class Messages:
             at += take
             if self.left == 0:
                 self.header = b""
+                self.seen += 1
                 yield at
 
 
@@ -37,6 +39,9 @@ class Proxy:
 
     `cut_every`: each connection is cut after so many messages from the server.
     `cut_once`: the first alone; 0 cuts it before its first answer begins.
+
+    No cut follows the first message of a stream: it may be the answer of a unary
+    call, which no client sends again once a part of the answer has come.
     """
 
     def __init__(self, upstream, cut_every=None, cut_once=None):
@@ -97,15 +102,18 @@ class Proxy:
                 body = await reader.readexactly(length)
                 if kind == HEADERS and limit == 0:
                     break
+                cut = None
                 if kind == DATA:
-                    for end in streams.setdefault(stream, Messages()).ends(body):
+                    messages = streams.setdefault(stream, Messages())
+                    for end in messages.ends(body):
                         seen += 1
-                        if seen == limit:
-                            # The frame up to here, and not the stream's end.
-                            writer.write(end.to_bytes(3, "big") + bytes([DATA, 0]) + head[5:] + body[:end])
+                        if seen >= limit and messages.seen > 1:
+                            cut = end
                             break
-                    if seen == limit:
-                        break
+                if cut is not None:
+                    # The frame up to here, and not the stream's end.
+                    writer.write(cut.to_bytes(3, "big") + bytes([DATA, 0]) + head[5:] + body[:cut])
+                    break
                 writer.write(head + body)
                 await writer.drain()
         except asyncio.IncompleteReadError:
