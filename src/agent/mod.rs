@@ -356,6 +356,11 @@ pub trait Session: Send {
     /// [`Observation::Cost`].
     async fn ask_usage(&mut self) -> Result<(), AgentError>;
 
+    /// Whether nothing is known yet for which a reset would fail.
+    fn is_clean(&self) -> bool {
+        true
+    }
+
     /// Makes the process forget its turns, and confirms that it did: a new
     /// conversation, nothing left running, everything as launched. Any doubt
     /// is `Unclean`. Only between turns.

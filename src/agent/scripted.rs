@@ -17,6 +17,7 @@
 //! | `die CODE` | the process ends; `expired`: its lease has run out |
 //! | `violate` | the process speaks what the protocol does not allow |
 //! | `dirty` | the process is not clean afterwards |
+//! | `slow MS` | its next reset takes so long |
 //! | `about` | tells what it knows: earlier prompts, placement, dials |
 //!
 //! Another line is said as it stands.
@@ -83,6 +84,7 @@ impl Agent for Scripted {
             interrupted: false,
             usage_asked: false,
             dirty: false,
+            resets_in: Duration::ZERO,
             ended: None,
         }))
     }
@@ -114,6 +116,7 @@ struct Process {
     interrupted: bool,
     usage_asked: bool,
     dirty: bool,
+    resets_in: Duration,
     ended: Option<ProcessEnd>,
 }
 
@@ -124,23 +127,19 @@ impl Process {
 
     fn end_turn(&mut self, error: Option<TurnError>) -> Observation {
         let turn = self.turn.take().map(|it| (it.output, it.cost));
-        let (output, cost) = turn.unwrap_or_default();
+        let (mut output, cost) = turn.unwrap_or_default();
+        if error.is_some() {
+            output.clear();
+        }
+        let model = self.dials.model.as_deref().unwrap_or("scripted");
         Observation::TurnEnded(Box::new(TurnEnd {
-            output: if error.is_none() {
-                output
-            } else {
-                String::new()
-            },
+            output,
             error,
             cost,
             usage: usage(cost),
             turns: self.turns,
             session_id: self.session.clone(),
-            model: self
-                .dials
-                .model
-                .clone()
-                .unwrap_or_else(|| "scripted".to_owned()),
+            model: model.to_owned(),
             stop_reason: "end_turn".to_owned(),
             ..TurnEnd::default()
         }))
@@ -246,8 +245,9 @@ impl Process {
             }
             "die" => return Some(self.die(rest)),
             "violate" => return Some(Observation::Violation("nonsense".to_owned())),
-            "dirty" => {
-                self.dirty = true;
+            "dirty" | "slow" => {
+                self.dirty |= word == "dirty";
+                self.resets_in += Duration::from_millis(rest.parse().unwrap_or(0));
                 return Some(Observation::Alive);
             }
             "about" => format!("{:?} {:?} {:?}", self.prompts, self.placement, self.dials),
@@ -375,6 +375,7 @@ impl Session for Process {
     }
 
     async fn reset(&mut self) -> Result<(), Unclean> {
+        tokio::time::sleep(std::mem::take(&mut self.resets_in)).await;
         if self.dirty {
             return Err(Unclean("it is dirty".to_owned()));
         }

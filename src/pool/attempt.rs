@@ -74,7 +74,12 @@ pub(super) async fn run(
             task.session_offset = offset;
         }
         let ended = ended.with_correction(correction);
-        slot.resetting(inner);
+        // Of many nodes another may take up what waits here while the lease passes.
+        let free_soon = ended.is_turn()
+            && workspace.is_none()
+            && inner.member.is_none()
+            && bench.may_reset(inner, &next);
+        slot.resetting(inner, free_soon);
         let grace = inner.options.cancel_grace / 2;
         if let Some(isolated) = workspace {
             // Its process works there, so it goes first.

@@ -198,6 +198,15 @@ impl Bench {
         Err(reason)
     }
 
+    /// Whether nothing is known yet that would keep the process from being reset.
+    pub fn may_reset(&self, inner: &Inner, next: &Next) -> bool {
+        let attempts_max = inner.options.process_attempts_max;
+        *next == Next::Reset
+            && self.held.as_ref().is_some_and(|held| {
+                held.attempts.saturating_add(1) < attempts_max && held.session.is_clean()
+            })
+    }
+
     /// Ends the process and everything below it.
     pub async fn discard(&mut self, grace: Duration) {
         if let Some(mut held) = self.held.take() {

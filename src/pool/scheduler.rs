@@ -1,4 +1,4 @@
-//! Pairs ready tasks with idle slots. Woken, never polling: a wake carries no
+//! Pairs ready tasks with free slots. Woken, never polling: a wake carries no
 //! data, and the loop reads the truth again.
 
 use std::sync::Arc;
@@ -56,9 +56,9 @@ pub(super) async fn run(inner: &Inner) {
             next = None;
             continue;
         }
-        let slots = inner.slots.take_idle(most);
+        let slots = inner.slots.take_free(most);
         if slots.is_empty() {
-            // A slot that becomes idle wakes us.
+            // A slot that becomes free wakes us.
             inner.may_wait.store(true, Ordering::SeqCst);
             next = None;
             continue;
@@ -112,7 +112,7 @@ async fn goes_ahead(inner: &Inner) -> bool {
     })
 }
 
-/// Claims for idle slots and assigns; gives the earliest time to look again.
+/// Claims for free slots and assigns; gives the earliest time to look again.
 async fn pair(inner: &Inner, slots: Vec<Arc<Slot>>, probe: bool) -> Option<Timestamp> {
     let now = inner.now();
     let under_way = inner.outage.under_way();
@@ -203,6 +203,7 @@ pub(super) async fn assign(inner: &Inner, slot: &Slot, claimed: ClaimedTask) {
     if let Err(claimed) = slot.assign(claimed) {
         // The slot is going: only while the pool stops.
         attempt::hand_back(inner, &claimed.task).await;
+        slot.release(inner);
     }
 }
 

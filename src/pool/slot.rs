@@ -1,21 +1,18 @@
-//! A slot: owns one process and runs one attempt at a time.
+//! A slot, as others see it: owns one process and runs one attempt at a time.
 
 mod idle;
+mod life;
 mod memory;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use self::memory::Memory;
-use super::attempt;
 use super::inner::Inner;
-use super::nodes::elsewhere;
-use super::process::{Bench, Held};
 use crate::clock::Timestamp;
 use crate::id::{CallerId, ConversationId, SlotId, TaskId};
 use crate::pb::{self, SlotState};
@@ -38,22 +35,31 @@ pub(super) struct Slot {
     pub id: SlotId,
     info: Mutex<Info>,
     assign: mpsc::Sender<ClaimedTask>,
-    /// The attempt that is to be cancelled.
-    pub cancel: watch::Sender<Option<(TaskId, u32)>>,
+    /// The attempts that are to be cancelled: the latest two, for one may end while
+    /// the next waits for its process.
+    pub cancel: watch::Sender<[Option<(TaskId, u32)>; 2]>,
     /// Counts wishes to have the process replaced.
     pub restart: watch::Sender<u64>,
     /// It takes no new work and leaves when its task ends.
     retire: CancellationToken,
+    /// Wakes it when it was given back without a task.
+    released: Notify,
     memory: Memory,
 }
 
 #[derive(Clone)]
 struct Info {
     state: SlotState,
-    /// Somebody is finding a task for it: it is idle to others no more.
+    /// Somebody is finding a task for it, or has: it is free to others no more.
     taken: bool,
+    /// Its process is being reset, and fit for another task then.
+    free_soon: bool,
     since: Timestamp,
     task: Option<TaskId>,
+    /// The task whose attempt it ends while its process is being reset.
+    ending: Option<TaskId>,
+    /// The task that was found for it and has not begun.
+    promised: Option<TaskId>,
     /// The conversation that its idle process keeps.
     keeps: Option<(CallerId, ConversationId)>,
     pid: Option<u32>,
@@ -126,15 +132,19 @@ impl Slots {
         self.lock().values().cloned().collect()
     }
 
-    /// Takes idle slots, until they are assigned a task or given back; last
-    /// those that keep a conversation.
-    pub fn take_idle(&self, max: usize) -> Vec<Arc<Slot>> {
+    /// Takes free slots, until they are assigned a task or given back: idle ones,
+    /// then those whose process is being reset, so that the claim is made meanwhile;
+    /// last those that keep a conversation.
+    pub fn take_free(&self, max: usize) -> Vec<Arc<Slot>> {
         let slots = self.lock();
         let mut in_order: Vec<_> = slots.values().collect();
-        in_order.sort_by_key(|slot| slot.keeps().is_some());
+        in_order.sort_by_key(|slot| {
+            let info = slot.lock();
+            (info.keeps.is_some(), info.state != SlotState::Idle)
+        });
         in_order
             .into_iter()
-            .filter(|slot| slot.take_if_idle())
+            .filter(|slot| slot.take_if(|info| info.free_soon || info.state == SlotState::Idle))
             .take(max)
             .cloned()
             .collect()
@@ -153,7 +163,14 @@ impl Slots {
             .values()
             .find(|slot| task.slot.as_ref() == Some(&slot.id))
         {
-            slot.cancel.send_replace(Some((task.id, task.attempt)));
+            let unwanted = Some((task.id, task.attempt));
+            slot.cancel.send_if_modified(|two| {
+                let new = !two.contains(&unwanted);
+                if new {
+                    *two = [two[1], unwanted];
+                }
+                new
+            });
         }
     }
 }
@@ -163,11 +180,11 @@ impl Slot {
         self.info.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_if_idle(&self) -> bool {
+    fn take_if(&self, free: impl FnOnce(&Info) -> bool) -> bool {
         let mut info = self.lock();
-        let idle = info.state == SlotState::Idle && !info.taken && !self.is_retiring();
-        info.taken |= idle;
-        idle
+        let take = free(&info) && !info.taken && !self.is_retiring();
+        info.taken |= take;
+        take
     }
 
     /// The conversation that its idle process keeps, and whose it is.
@@ -181,8 +198,11 @@ impl Slot {
             info: Mutex::new(Info {
                 state: SlotState::Starting,
                 taken: false,
+                free_soon: false,
                 since: now,
                 task: None,
+                ending: None,
+                promised: None,
                 keeps: None,
                 pid: None,
                 attempts: 0,
@@ -193,9 +213,10 @@ impl Slot {
                 last_error: String::new(),
             }),
             assign,
-            cancel: watch::channel(None).0,
+            cancel: watch::channel([None; 2]).0,
             restart: watch::channel(0).0,
             retire: CancellationToken::new(),
+            released: Notify::new(),
             memory: Memory::default(),
         }
     }
@@ -210,10 +231,11 @@ impl Slot {
         info.taken || info.state == SlotState::Busy
     }
 
-    /// Whether it runs this task, ends its attempt, or is about to get one.
+    /// Whether it runs this task, ends its attempt, or may be about to get it.
     pub fn may_run(&self, task: &TaskId) -> bool {
         let info = self.lock();
-        info.taken || info.state == SlotState::Resetting || info.task.as_ref() == Some(task)
+        let own = [info.task, info.ending, info.promised];
+        own.contains(&Some(*task)) || (info.taken && info.promised.is_none())
     }
 
     /// Whether it runs no attempt and is about to run none.
@@ -228,15 +250,20 @@ impl Slot {
         reason = "the task is handed back, it is no error that travels"
     )]
     pub fn assign(&self, claimed: ClaimedTask) -> Result<(), ClaimedTask> {
+        let mut info = self.lock();
+        let task = claimed.task.id;
         self.assign.try_send(claimed).map_err(|error| match error {
             mpsc::error::TrySendError::Full(claimed)
             | mpsc::error::TrySendError::Closed(claimed) => claimed,
-        })
+        })?;
+        info.promised = Some(task);
+        Ok(())
     }
 
     /// Gives it back: it was taken and there is no task for it.
     pub fn release(&self, inner: &Inner) {
         self.lock().taken = false;
+        self.released.notify_one();
         if inner.draining.is_cancelled() {
             inner.status_changed();
         }
@@ -246,7 +273,7 @@ impl Slot {
         {
             let mut info = self.lock();
             info.state = state;
-            info.taken = false;
+            info.free_soon = false;
             info.keeps = None;
             info.since = inner.now();
             also(&mut info);
@@ -285,81 +312,6 @@ impl Slot {
         }
     }
 
-    /// Its life: a process is made ready, serves an attempt, is reset or
-    /// replaced, and so on, until it retires or the pool stops.
-    async fn live(&self, inner: &Arc<Inner>, mut assigned: mpsc::Receiver<ClaimedTask>) {
-        let mut bench = Bench::default();
-        let mut context = inner.context.subscribe();
-        let mut restart = self.restart.subscribe();
-        loop {
-            if bench.held.is_none() && !self.start(inner, &mut bench).await {
-                break;
-            }
-            self.enter(inner, SlotState::Idle, |info| {
-                info.task = None;
-                info.keeps = bench.held.as_ref().and_then(Held::keeps);
-                info.pid = bench.held.as_ref().map(|held| held.session.pid());
-            });
-            inner.wake.notify_one();
-
-            let problem = tokio::select! {
-                biased;
-                // A task that was claimed for it comes before everything.
-                claimed = assigned.recv() => match claimed {
-                    Some(claimed) => {
-                        self.serve(inner, &mut bench, claimed).await;
-                        continue;
-                    }
-                    None => break,
-                },
-                () = self.leaves(inner) => break,
-                _ = restart.changed() => "a restart was asked for".to_owned(),
-                problem = idle::idle(&mut bench, &mut context, inner) => problem,
-            };
-            info!(slot_id = %self.id, %problem, "process replaced");
-            self.lock().recycles += 1;
-            if self.take_if_idle() {
-                self.enter(inner, SlotState::Starting, |_| {});
-            }
-            // Taken in this very moment by somebody else? Then a task may come
-            // before the new process: the attempt finds none, and starts one.
-            bench.discard(Duration::from_secs(1)).await;
-        }
-        bench.discard(Duration::from_millis(500)).await;
-        // A task that was assigned in the last moment goes back.
-        assigned.close();
-        while let Some(claimed) = assigned.recv().await {
-            attempt::hand_back(inner, &claimed.task).await;
-        }
-    }
-
-    async fn serve(&self, inner: &Arc<Inner>, bench: &mut Bench, claimed: ClaimedTask) {
-        self.enter(inner, SlotState::Busy, |info| {
-            info.task = Some(claimed.task.id);
-            info.attempts += 1;
-        });
-        elsewhere::begun(inner, claimed.task.id);
-        let after = attempt::run(inner, self, bench, claimed).await;
-        let mut info = self.lock();
-        match after {
-            attempt::After::Reset => info.resets += 1,
-            attempt::After::Kept => {}
-            attempt::After::Recycled(reason) => {
-                info.recycles += 1;
-                info!(slot_id = %self.id, %reason, "process recycled");
-            }
-        }
-    }
-
-    /// Waits until it retires or the pool stops.
-    async fn leaves(&self, inner: &Inner) {
-        tokio::select! {
-            biased;
-            () = self.retire.cancelled() => {}
-            () = inner.stop.cancelled() => {}
-        }
-    }
-
     /// Notes the process of a running attempt.
     pub fn has_process(&self, inner: &Inner, pid: u32, launched: bool) {
         {
@@ -370,66 +322,15 @@ impl Slot {
         inner.status_changed();
     }
 
-    /// Notes that the attempt is over and its process is being made ready.
-    pub fn resetting(&self, inner: &Inner) {
-        self.enter(inner, SlotState::Resetting, |info| info.task = None);
-    }
-
-    /// Starts a process, again with backoff while the supervisor runs and has
-    /// not given the slot up. `false`: it leaves.
-    async fn start(&self, inner: &Inner, bench: &mut Bench) -> bool {
-        let mut restart = self.restart.subscribe();
-        let mut supervisor = inner.supervisor.subscribe();
-        let mut backoff = inner.options.launch_backoff;
-        loop {
-            self.enter(inner, SlotState::Starting, |info| {
-                info.task = None;
-                info.pid = None;
-            });
-            let launched = tokio::select! {
-                biased;
-                () = self.leaves(inner) => return false,
-                launched = Held::launch_ahead(inner) => launched,
-            };
-            let error = match launched {
-                Ok(held) => {
-                    let mut info = self.lock();
-                    info.launches += 1;
-                    info.failed_launches = 0;
-                    info.last_error.clear();
-                    bench.held = Some(held);
-                    return true;
-                }
-                Err(error) => error,
-            };
-            warn!(slot_id = %self.id, %error, "a process did not start");
-            let mut given_up = false;
-            self.enter(inner, SlotState::BackingOff, |info| {
-                info.failed_launches += 1;
-                info.last_error = error.to_string();
-                given_up = info.failed_launches > inner.options.max_restarts;
-                if given_up || !*supervisor.borrow() {
-                    info.state = SlotState::Errored;
-                }
-            });
-            let again = async {
-                // One that was given up waits for a restart by hand.
-                if given_up || supervisor.wait_for(|runs| *runs).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                tokio::time::sleep(backoff).await;
-            };
-            tokio::select! {
-                biased;
-                () = self.leaves(inner) => return false,
-                _ = restart.changed() => {
-                    self.lock().failed_launches = 0;
-                    backoff = inner.options.launch_backoff;
-                    continue;
-                }
-                () = again => {}
-            }
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+    /// Notes that the attempt is over and its process is being made ready: for
+    /// anybody's next task, if it is free soon.
+    pub fn resetting(&self, inner: &Inner, free_soon: bool) {
+        self.enter(inner, SlotState::Resetting, |info| {
+            info.ending = info.task.take();
+            info.free_soon = free_soon;
+        });
+        if free_soon {
+            inner.wake.notify_one();
         }
     }
 }

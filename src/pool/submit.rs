@@ -231,7 +231,7 @@ fn first_change(
     submit(task, spec)
 }
 
-/// Commits new tasks. A single one that finds an idle slot while nothing waits
+/// Commits new tasks. A single one that finds a free slot while nothing waits
 /// is submitted and claimed in one change.
 async fn commit(
     inner: &Arc<Inner>,
@@ -254,7 +254,7 @@ async fn commit(
         && inner.member.is_none()
         && (changes.iter()).all(|change| change.suits(&inner.options.node_labels, inner.level));
     let slot = if direct {
-        inner.slots.take_idle(1).pop()
+        inner.slots.take_free(1).pop()
     } else {
         None
     };

@@ -453,6 +453,7 @@ mod attached;
 mod callers;
 mod cancelling;
 mod chains;
+mod claims;
 mod levels;
 mod limits;
 mod log;

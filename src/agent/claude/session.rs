@@ -350,6 +350,10 @@ impl Session for ClaudeSession {
         Ok(())
     }
 
+    fn is_clean(&self) -> bool {
+        self.conversation.unclean().is_none() && !self.ended
+    }
+
     async fn reset(&mut self) -> Result<(), Unclean> {
         self.is_idle().map_err(|error| Unclean(error.to_string()))?;
         // What is unclean already need not be asked to forget.

@@ -14,7 +14,7 @@ pub(super) async fn stopped(inner: &Inner, slot: &Slot, task: &Task, deadline: I
     let ours = Some((task.id, task.attempt));
     tokio::select! {
         biased;
-        Ok(_) = cancel.wait_for(|wanted| *wanted == ours) => Stop::Cancel,
+        Ok(_) = cancel.wait_for(|unwanted| unwanted.contains(&ours)) => Stop::Cancel,
         () = inner.hand_back.cancelled() => Stop::HandBack,
         Ok(()) = restart.changed() => Stop::Restart,
         () = sleep_until(deadline) => Stop::RunTimeout,

@@ -238,7 +238,7 @@ async fn a_process_whose_session_has_gone_on_elsewhere_is_not_used_for_it() {
     rig.pool
         .inner
         .slots
-        .take_idle(2)
+        .take_free(2)
         .into_iter()
         .for_each(|slot| {
             if slot.id != kept {
@@ -253,7 +253,7 @@ async fn a_process_whose_session_has_gone_on_elsewhere_is_not_used_for_it() {
     rig.pool
         .inner
         .slots
-        .take_idle(2)
+        .take_free(2)
         .into_iter()
         .for_each(|slot| {
             if slot.id != other {

@@ -9,7 +9,7 @@ const LEASE: Duration = Duration::from_secs(10);
 
 /// So many nodes with one slot and an agent of their own each. Each carries its
 /// own name as a label, and "any".
-async fn nodes(count: usize) -> Vec<Rig> {
+pub(super) async fn nodes(count: usize) -> Vec<Rig> {
     let mut rigs = Vec::new();
     for (number, store) in Memory::for_nodes(count).into_iter().enumerate() {
         rigs.push(node(number, Arc::new(store), slots(1)).await);
