@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use rustix::fs::{FlockOperation, flock};
 
@@ -192,6 +193,9 @@ pub(super) fn connect(path: &Path, role: &Role) -> rusqlite::Result<Connection> 
     let conn = Connection::open_with_flags(path, role.flags)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // A plan for all values. Otherwise SQLite looks whether a value makes a partial
+    // index fit, and prepares the statement anew whenever that value is bound.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.execute_batch(role.pragmas)?;
     Ok(conn)
 }

@@ -1,10 +1,11 @@
 //! No statement that must stay fast reads a whole table: what the store does is
 //! traced, and SQLite is asked how it goes about each statement.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use rusqlite::Connection;
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use rusqlite::{Connection, StatementStatus};
 use tempfile::TempDir;
 
 use super::write::{Books, Transaction};
@@ -49,7 +50,7 @@ impl Traced {
                 heard
                     .lock()
                     .expect("whole")
-                    .extend(statement.expanded_sql());
+                    .push(statement.sql().into_owned());
             }
         };
         conn.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(trace))
@@ -69,21 +70,28 @@ impl Traced {
         })
     }
 
+    /// The statements since the last call, each once.
+    fn statements(&self) -> BTreeSet<String> {
+        let said = std::mem::take(&mut *self.said.lock().expect("whole"));
+        let words = ["SELECT", "INSERT", "UPDATE", "DELETE"];
+        said.into_iter()
+            .filter(|sql| words.iter().any(|word| sql.starts_with(word)))
+            .collect()
+    }
+
     /// How SQLite goes about what was done since the last call.
     fn plans(&self) -> Vec<String> {
-        let said = std::mem::take(&mut *self.said.lock().expect("whole"));
         let mut plans = Vec::new();
-        for sql in said {
-            let words = ["SELECT", "INSERT", "UPDATE", "DELETE"];
-            if !words.iter().any(|word| sql.starts_with(word)) {
-                continue;
-            }
+        for sql in self.statements() {
             let mut explained = self
                 .conn
                 .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
                 .expect("explained");
-            let details = explained.query_map([], |row| row.get::<_, String>(3));
-            plans.extend(details.expect("explained").map(|d| d.expect("a text")));
+            // With nothing bound: a plan is one for all values.
+            let mut details = explained.raw_query();
+            while let Some(step) = details.next().expect("explained") {
+                plans.push(step.get::<_, String>(3).expect("a text"));
+            }
         }
         self.said.lock().expect("whole").clear();
         assert!(!plans.is_empty(), "something was done");
@@ -192,6 +200,36 @@ fn a_chain_goes_without_a_scan() {
 
     assert_eq!(gone.len(), 2);
     db.plans();
+}
+
+#[test]
+fn no_statement_is_prepared_again_for_another_value() {
+    let db = Traced::new();
+    for moment in 1..4 {
+        db.write(|tx| tx.commit(batch(vec![made(queued())])))
+            .expect("submitted");
+        db.write(|tx| tx.claim(&wish(1, at(moment))))
+            .expect("claimed");
+        let query = Query {
+            filter: Filter {
+                states: vec![State::Queued],
+                ..Filter::default()
+            },
+            before: Some(TaskId::new()),
+            limit: 50,
+            parts: Parts::ROW,
+        };
+        read::list(&db.conn, &query).expect("listed");
+    }
+
+    let statements = db.statements();
+
+    assert!(statements.iter().any(|sql| sql.contains("tasks_ready")));
+    for sql in statements {
+        let kept = db.conn.prepare_cached(&sql).expect("prepared");
+        assert!(kept.get_status(StatementStatus::Run) >= 3, "{sql}");
+        assert_eq!(kept.get_status(StatementStatus::RePrepare), 0, "{sql}");
+    }
 }
 
 /// Lists by a filter, first page and a later one, and tells the plans.
