@@ -34,6 +34,8 @@ pub mod pool;
 #[cfg(feature = "server")]
 pub mod rpc;
 #[cfg(feature = "server")]
+pub mod slice;
+#[cfg(feature = "server")]
 pub mod status_port;
 #[cfg(feature = "server")]
 pub mod store;

@@ -18,6 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("error", &["store", "task", "pb"]),
     ("event", &["pb"]),
     ("trace", &[]),
+    ("slice", &[]),
     ("metrics", &["pb"]),
     ("budget", &[]),
     ("task", &["budget", "pb"]),
@@ -66,7 +67,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 /// The pool's methods take and give some of the store's values.
 const EXCEPT: &[(&str, &str)] = &[("src/rpc/convert.rs", "store")];
-const FOR_ALL: &[&str] = &["id", "money", "clock", "error", "event", "trace"];
+const FOR_ALL: &[&str] = &["id", "money", "clock", "error", "event", "trace", "slice"];
 
 /// Client commands know the wire contract and nothing of the server.
 const CLIENT_FILES: [&str; 15] = [

@@ -192,11 +192,7 @@ pub fn intercept() -> Result<bool, Failure> {
         return Ok(false);
     }
     let kind = serde_json::from_str(&args.next().ok_or("no description")?)?;
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(claudepool::cli::worker_threads())
-        .enable_all()
-        .build()?
-        .block_on(serve(kind))?;
+    claudepool::cli::runtime()?.block_on(serve(kind))?;
     Ok(true)
 }
 

@@ -85,18 +85,30 @@ enum Command {
 /// Threads for what this program does itself: half of the processors, since the
 /// work is done by the processes it keeps. On two processors a second thread
 /// costs a fifth more time a task, for waking each other.
-pub fn worker_threads() -> usize {
+fn worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2))
+}
+
+/// What this program runs on.
+///
+/// # Errors
+///
+/// Of the system, if it has no threads or descriptors left.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(worker_threads()).enable_all();
+    #[cfg(feature = "server")]
+    builder.on_thread_start(|| {
+        // Without it threads only wait longer on a busy machine.
+        let _ = crate::slice::shorten();
+    });
+    builder.build()
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(worker_threads())
-        .enable_all()
-        .build()
-    {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::failed(format!("no runtime: {error}")).exit(false),
     };

@@ -1,5 +1,5 @@
 //! One CLI process under its shim: spawn, pipes, reap. Knows lines, not what
-//! they mean. The only place with unsafe code.
+//! they mean. The only place with unsafe code besides `slice`.
 #![allow(unsafe_code)] // Handing a file descriptor through exec: see `spawn` and `inherited`.
 
 use std::collections::VecDeque;

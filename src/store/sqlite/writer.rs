@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::fault::closed;
 use super::open::{BUSY_TIMEOUT, Lock};
 use super::write::{Books, Transaction};
+use crate::slice;
 use crate::store::{Batch, Committed, StoreError};
 
 /// Commands that wait at most; a caller above that waits for its turn to wait.
@@ -58,6 +59,8 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
+                // Without it commits only take longer on a busy machine.
+                let _ = slice::shorten();
                 run(&conn, books, commands);
                 // Everything is in the log already: moving it is a courtesy to the next start.
                 let _ = conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
