@@ -281,15 +281,21 @@ impl Slot {
         inner.status_changed();
     }
 
-    /// Whether describing it takes no look at its processes.
-    pub fn is_known(&self) -> bool {
-        let pid = self.lock().pid;
-        pid.is_none_or(|pid| self.memory.known(pid).is_some())
+    /// On the wire; `None`: that takes a look at its processes.
+    pub fn known(&self, inner: &Inner) -> Option<pb::Slot> {
+        let info = self.lock().clone();
+        let memory = info.pid.map_or(Some(None), |pid| self.memory.known(pid))?;
+        Some(self.describe(inner, info, memory))
     }
 
-    /// On the wire. May block unless it is known.
-    pub fn describe(&self, inner: &Inner) -> pb::Slot {
+    /// On the wire. May block.
+    pub fn look(&self, inner: &Inner) -> pb::Slot {
         let info = self.lock().clone();
+        let memory = info.pid.and_then(|pid| self.memory.look(pid));
+        self.describe(inner, info, memory)
+    }
+
+    fn describe(&self, inner: &Inner, info: Info, memory_bytes: Option<i64>) -> pb::Slot {
         pb::Slot {
             slot_id: self.id.0.clone(),
             node_id: inner.node.0.clone(),
@@ -300,7 +306,7 @@ impl Slot {
             } as i32,
             state_time: Some(info.since.to_proto()),
             pid: info.pid.and_then(|pid| i32::try_from(pid).ok()),
-            memory_bytes: info.pid.and_then(|pid| self.memory.look(pid)),
+            memory_bytes,
             task_id: info.task.map(|id| id.to_string()).unwrap_or_default(),
             attempts_run: info.attempts,
             launches: info.launches,

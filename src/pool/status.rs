@@ -142,14 +142,13 @@ pub(super) async fn status_of(inner: &Arc<Inner>, totals: &Totals) -> pb::PoolSt
 /// Every slot, by number.
 pub(super) async fn slots(inner: &Arc<Inner>) -> Vec<pb::Slot> {
     let slots = inner.slots.all();
-    if slots.iter().all(|slot| slot.is_known()) {
-        return slots.iter().map(|slot| slot.describe(inner)).collect();
+    if let Some(known) = slots.iter().map(|slot| slot.known(inner)).collect() {
+        return known;
     }
     let shared = Arc::clone(inner);
     // Reads /proc for the memory of the process trees.
-    let described = tokio::task::spawn_blocking(move || {
-        slots.iter().map(|slot| slot.describe(&shared)).collect()
-    });
+    let described =
+        tokio::task::spawn_blocking(move || slots.iter().map(|slot| slot.look(&shared)).collect());
     described.await.unwrap_or_default()
 }
 

@@ -41,8 +41,8 @@ pub fn hangs_once(dir: &Path, number: usize, then: &str) -> pb::TaskSpec {
     ))
 }
 
-/// Waits until the status of all fits.
-pub async fn until(caller: &mut Caller, fits: impl Fn(&pb::PoolStatus) -> bool) -> pb::PoolStatus {
+/// The status of all, ten times a second.
+pub async fn statuses(caller: &mut Caller) -> tonic::Streaming<pb::WatchStatusResponse> {
     let request = pb::WatchStatusRequest {
         interval: Some(prost_types::Duration {
             seconds: 0,
@@ -50,8 +50,13 @@ pub async fn until(caller: &mut Caller, fits: impl Fn(&pb::PoolStatus) -> bool) 
         }),
         ..pb::WatchStatusRequest::default()
     };
-    let watch = caller.work.watch_status(request).await.unwrap();
-    let mut watch = watch.into_inner();
+    let watch = caller.work.watch_status(request).await;
+    watch.unwrap().into_inner()
+}
+
+/// Waits until the status of all fits.
+pub async fn until(caller: &mut Caller, fits: impl Fn(&pb::PoolStatus) -> bool) -> pb::PoolStatus {
+    let mut watch = statuses(caller).await;
     let mut last = None;
     let found = async {
         loop {

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use tokio::task::JoinHandle;
 use tonic::Streaming;
 
-use crate::nodes::{Stubborn, count, hangs_once, named, names, on, until};
+use crate::nodes::{Stubborn, count, hangs_once, named, names, on, statuses, until};
 use crate::record;
 use crate::server::SHARED;
 use crate::support::{
@@ -214,15 +214,7 @@ async fn watch(id: String, number: usize, mut log: Streaming<pb::WatchTaskRespon
 
 /// Looks at what was spent and set aside until that is more than there is.
 async fn keeps_to_the_budget(mut caller: Caller) {
-    let request = pb::WatchStatusRequest {
-        interval: Some(prost_types::Duration {
-            seconds: 0,
-            nanos: 100_000_000,
-        }),
-        ..pb::WatchStatusRequest::default()
-    };
-    let watch = caller.work.watch_status(request).await.unwrap();
-    let mut watch = watch.into_inner();
+    let mut watch = statuses(&mut caller).await;
     while let Some(message) = next(&mut watch).await.unwrap() {
         if let Some(pb::watch_status_response::Item::Status(status)) = message.item {
             let given = status.spent_microdollars + status.reserved_microdollars;

@@ -37,7 +37,6 @@ struct State {
     waiting: VecDeque<Read>,
     threads: usize,
     idle: Vec<Connection>,
-    closed: bool,
 }
 
 impl Readers {
@@ -81,7 +80,7 @@ impl Readers {
     /// Gives a read to a thread, or to the next that is free.
     fn queue(self: &Arc<Self>, read: Read) -> Result<(), StoreError> {
         let mut state = self.lock();
-        if state.closed {
+        if self.room.is_closed() {
             return Err(closed());
         }
         state.waiting.push_back(read);
@@ -122,8 +121,11 @@ impl Readers {
 
     /// Refuses what comes from now on, and waits for the rest.
     pub async fn close(&self) {
-        self.room.close();
-        self.lock().closed = true;
+        {
+            // So that what was let in before is known to be under way.
+            let _state = self.lock();
+            self.room.close();
+        }
         self.under_way.close();
         self.under_way.wait().await;
         self.lock().idle.clear();
