@@ -3,16 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::{BACKOFF_MAX, Slot, idle};
+use crate::agent::AgentError;
 use crate::pb::SlotState;
 use crate::pool::attempt;
 use crate::pool::inner::Inner;
 use crate::pool::nodes::elsewhere;
 use crate::pool::process::{Bench, Held};
 use crate::store::ClaimedTask;
+
+/// How long a process that is replaced may take to end by itself.
+const END_GRACE: Duration = Duration::from_secs(1);
+
+const RESTART: &str = "a restart was asked for";
 
 impl Slot {
     /// Its life: a process is made ready, serves an attempt, is reset or
@@ -23,7 +29,14 @@ impl Slot {
         let mut restart = self.restart.subscribe();
         loop {
             if let Some(claimed) = self.promised(&mut assigned).await {
-                if bench.held.is_some() || self.start_once(inner, &mut bench).await {
+                // Under load it may never be idle.
+                if bench.held.is_some() && restart.has_changed().unwrap_or(false) {
+                    self.replaces(RESTART);
+                    bench.discard(END_GRACE).await;
+                }
+                let ready = bench.held.is_some()
+                    || self.launch(inner, &mut bench, &mut restart).await.is_ok();
+                if ready {
                     self.serve(inner, &mut bench, claimed).await;
                 } else {
                     // Another slot may have a process for it.
@@ -31,7 +44,7 @@ impl Slot {
                 }
                 continue;
             }
-            if bench.held.is_none() && !self.start(inner, &mut bench).await {
+            if bench.held.is_none() && !self.start(inner, &mut bench, &mut restart).await {
                 break;
             }
             self.enter(inner, SlotState::Idle, |info| {
@@ -52,17 +65,16 @@ impl Slot {
                     None => break,
                 },
                 () = self.leaves(inner) => break,
-                _ = restart.changed() => "a restart was asked for".to_owned(),
+                _ = restart.changed() => RESTART.to_owned(),
                 problem = idle::idle(&mut bench, &mut context, inner) => problem,
             };
-            info!(slot_id = %self.id, %problem, "process replaced");
-            self.lock().recycles += 1;
+            self.replaces(&problem);
             // Unless it is taken in this very moment by somebody else: then it was
             // promised a task.
             if self.take_if(|info| info.state == SlotState::Idle) {
                 self.enter(inner, SlotState::Starting, |info| info.taken = false);
             }
-            bench.discard(Duration::from_secs(1)).await;
+            bench.discard(END_GRACE).await;
         }
         bench.discard(Duration::from_millis(500)).await;
         // A task that was assigned in the last moment goes back.
@@ -125,30 +137,27 @@ impl Slot {
         }
     }
 
+    fn replaces(&self, problem: &str) {
+        info!(slot_id = %self.id, %problem, "process replaced");
+        self.lock().recycles += 1;
+    }
+
     /// Starts a process, again with backoff while the supervisor runs and has
     /// not given the slot up. `false`: it leaves.
-    async fn start(&self, inner: &Inner, bench: &mut Bench) -> bool {
-        let mut restart = self.restart.subscribe();
+    async fn start(
+        &self,
+        inner: &Inner,
+        bench: &mut Bench,
+        restart: &mut watch::Receiver<u64>,
+    ) -> bool {
         let mut supervisor = inner.supervisor.subscribe();
         let mut backoff = inner.options.launch_backoff;
         loop {
-            self.enter(inner, SlotState::Starting, |info| {
-                info.task = None;
-                info.pid = None;
-            });
-            let launched = tokio::select! {
-                biased;
-                () = self.leaves(inner) => return false,
-                launched = Held::launch_ahead(inner) => launched,
+            let error = match self.launch(inner, bench, restart).await {
+                Ok(()) => return true,
+                Err(Some(error)) => error,
+                Err(None) => return false,
             };
-            let error = match launched {
-                Ok(held) => {
-                    self.started(bench, held);
-                    return true;
-                }
-                Err(error) => error,
-            };
-            warn!(slot_id = %self.id, %error, "a process did not start");
             let mut given_up = false;
             self.enter(inner, SlotState::BackingOff, |info| {
                 info.failed_launches += 1;
@@ -179,31 +188,37 @@ impl Slot {
         }
     }
 
-    /// Starts a process for a task that it was promised, unless that fails.
-    async fn start_once(&self, inner: &Inner, bench: &mut Bench) -> bool {
-        self.enter(inner, SlotState::Starting, |info| info.pid = None);
+    /// Tries to start a process. `Err(None)`: the slot leaves.
+    async fn launch(
+        &self,
+        inner: &Inner,
+        bench: &mut Bench,
+        restart: &mut watch::Receiver<u64>,
+    ) -> Result<(), Option<AgentError>> {
+        self.enter(inner, SlotState::Starting, |info| {
+            info.task = None;
+            info.pid = None;
+        });
+        // What was asked for until now is about what came before.
+        restart.mark_unchanged();
         let launched = tokio::select! {
             biased;
-            () = self.leaves(inner) => return false,
+            () = self.leaves(inner) => return Err(None),
             launched = Held::launch_ahead(inner) => launched,
         };
         match launched {
             Ok(held) => {
-                self.started(bench, held);
-                true
+                let mut info = self.lock();
+                info.launches += 1;
+                info.failed_launches = 0;
+                info.last_error.clear();
+                bench.held = Some(held);
+                Ok(())
             }
             Err(error) => {
                 warn!(slot_id = %self.id, %error, "a process did not start");
-                false
+                Err(Some(error))
             }
         }
-    }
-
-    fn started(&self, bench: &mut Bench, held: Held) {
-        let mut info = self.lock();
-        info.launches += 1;
-        info.failed_launches = 0;
-        info.last_error.clear();
-        bench.held = Some(held);
     }
 }

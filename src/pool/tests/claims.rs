@@ -196,3 +196,21 @@ async fn a_drain_waits_for_what_was_promised() {
     assert_eq!(drained.expect("drained").tasks_left, 0);
     assert_eq!(rig.end(id).await.task.state, State::Succeeded);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_during_the_reset_gives_what_was_promised_a_new_process() {
+    let rig = resetting("slow 1000").await;
+    let id = rig.pool.submit("say x\nwait 9000").await.expect("made");
+    assert_eq!(state(&rig, id).await, State::Running, "promised");
+
+    let slot = rig.pool.restart_slot(&"slot-0".into()).await;
+    slot.expect("there");
+
+    rig.said(id).await;
+    assert_eq!(rig.agent.launches(), 2, "before it begins");
+    let record = rig.end(id).await;
+    assert_eq!(record.task.state, State::Succeeded);
+    assert_eq!((record.task.attempt, record.task.burnt), (1, 0));
+    rig.pool.run("say y").await.expect("ran");
+    assert_eq!(rig.agent.launches(), 2, "once");
+}
