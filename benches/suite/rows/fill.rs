@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use claudepool::clock::Clock;
 use claudepool::id::CallerId;
+use claudepool::money::Microdollars;
 use claudepool::pool::Pool;
 use claudepool::store::{self, Batch};
 use claudepool::task::apply::submit;
@@ -39,7 +40,11 @@ pub async fn database(dir: &Path, finished: usize, queued: usize) -> Result<Path
     pool.shutdown().await;
     let store = store::open(&url).await?;
     let now = Clock::system().now();
-    let task = Task::new(&CallerId::default(), now);
+    let task = Task {
+        // Without one it would end as soon as it is claimed.
+        budget: Microdollars(1_000_000),
+        ..Task::new(&CallerId::default(), now)
+    };
     let waits = task.id;
     let spec = Spec {
         received: spec("hang"),

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use claudepool::clock::Clock;
 use claudepool::id::{NodeId, SlotId};
+use claudepool::pb::{StateCount, TaskState};
 use claudepool::pool::{Options, Pool};
 use claudepool::store::{self, ClaimRequest, Filter, Store};
 use claudepool::task::Level;
@@ -17,6 +18,8 @@ use crate::measure::{Bound, Failure, Row, median, milliseconds};
 /// A pool with a past.
 struct Past {
     name: String,
+    /// Tasks that wait, at the least.
+    queued: i64,
     pool: Pool,
     store: Arc<dyn Store>,
 }
@@ -27,7 +30,7 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
     let mut row = Row::new(
         "growth",
         "With a long past",
-        "The same operations on servers whose stores hold more and more tasks, in turns: claim is \
+        "The same operations on servers whose stores hold more and more tasks, a call each by turns: claim is \
          the store's, the others are the pool's, without the wire. The first page of ListTasks \
          has 50 tasks. p50 of each round; goals compare within a round.",
     );
@@ -56,14 +59,20 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
         while pool.status().await?.slots_busy < 1 {
             tokio::task::yield_now().await;
         }
-        pasts.push(Past { name, pool, store });
+        pasts.push(Past {
+            name,
+            queued: queued as i64,
+            pool,
+            store,
+        });
     }
-    let calls = place.size.of(10, 60);
+    let calls = place.size.of(10, 200);
     for _ in 0..=place.size.rounds {
-        for past in &pasts {
-            for operation in OPERATIONS {
-                let mut times = Vec::new();
-                for _ in 0..calls {
+        for operation in OPERATIONS {
+            let mut times = vec![Vec::new(); pasts.len()];
+            for _ in 0..calls {
+                // A call each: whatever the machine does besides befalls all.
+                for (past, times) in pasts.iter().zip(&mut times) {
                     if operation == "claim" {
                         past.pool.submit("hang").await?;
                     }
@@ -71,7 +80,9 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
                     past.operate(operation).await?;
                     times.push(milliseconds(begun.elapsed()));
                 }
-                row.add(&format!("{operation}, ms"), &past.name, median(&times));
+            }
+            for (past, times) in pasts.iter().zip(&times) {
+                row.add(&format!("{operation}, ms"), &past.name, median(times));
             }
         }
     }
@@ -96,6 +107,13 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
         }
     }
     for past in pasts {
+        // What runs beside is measured too.
+        let status = past.pool.status().await?;
+        let of_queued = |count: &&StateCount| count.state() == TaskState::Queued;
+        let waiting = status.tasks.iter().find(of_queued);
+        if waiting.map_or(0, |count| count.count) + 1 < past.queued {
+            return Err(format!("{}: the queue is shorter than it was", past.name).into());
+        }
         past.pool.shutdown().await;
     }
     Ok(row)

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use claudepool::demo::StandIn;
 use claudepool::pb;
+use claudepool::pb::pool_service_client::PoolServiceClient;
+use tonic::transport::Channel;
 
 use super::Place;
 use crate::bare::{Bare, PROMPT, Template};
@@ -77,8 +79,8 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
          `claude -p`, a process per task; bare, as many warm processes as slots, started as ours \
          are and reset between tasks, driven by a loop that does nothing else; claudepool, `Run` \
          over gRPC on SQLite, its server in a process of its own. Throughput with as many callers \
-         as slots; times with one caller on two slots, so that one process is reset while the \
-         other serves.",
+         as slots; times with one caller on two slots, a bare task and one of ours by turns, so that \
+         whichever serves, another is reset.",
     );
     let program = place.claude()?;
     let api = StandIn::start("127.0.0.1:0".parse()?).await?;
@@ -123,14 +125,10 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
             let cold = cold(&program, &template, &dir, place.size.of(4, 24))?;
             cold.tell(&mut row, "claude -p", slots, false);
             let commit = commit_time(&store).await?;
-            let (mut theirs, mut round) = (Round::default(), Round::default());
-            for _ in 0..TURNS {
-                theirs.join(alone(&mut bare, tasks / TURNS)?);
-                round.join(ours(&server, 1, tasks / TURNS).await?);
-            }
+            let (theirs, round) = one_by_one(&mut bare, &server, tasks).await?;
             let ways = [
-                ("bare", &theirs.times),
-                ("claudepool", &round.times),
+                ("bare", &theirs),
+                ("claudepool", &round),
                 ("claude -p", &cold.times),
             ];
             for (way, times) in ways {
@@ -138,12 +136,12 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
                 row.add("p99 ms, 1 caller", way, percentile(times, 99.0));
             }
             row.add("p50 ms, 1 caller", "one commit", commit);
-            let added = median(&round.times) - median(&theirs.times) - 2.0 * commit;
+            let added = median(&round) - median(&theirs) - 2.0 * commit;
             let goal = "p50 of Run less bare and two commits";
             row.goal(goal, "ms", Bound::AtMost, 1.0, added);
             // The goal is from a machine on which bare takes 22 ms.
             let goal = "the same / p50 of bare";
-            let part = added / median(&theirs.times);
+            let part = added / median(&theirs);
             row.goal(goal, "", Bound::AtMost, 1.0 / 22.0, part);
         }
         if slots == 2 {
@@ -191,21 +189,12 @@ pub async fn ours(server: &Server, callers: usize, tasks: usize) -> Result<Round
         .into_iter()
         .map(|channel| {
             tokio::spawn(async move {
-                let mut client = pb::pool_service_client::PoolServiceClient::new(channel);
+                let mut client = PoolServiceClient::new(channel);
                 let mut times = Vec::new();
                 for _ in 0..tasks / callers {
-                    let request = pb::RunRequest {
-                        task: Some(spec(PROMPT)),
-                        ..Default::default()
-                    };
-                    let asked = Instant::now();
-                    let answer = client.run(request).await?.into_inner();
-                    times.push(milliseconds(asked.elapsed()));
-                    if !answer.result.is_some_and(|result| result.success) {
-                        return Err::<_, Failure>("a task failed".into());
-                    }
+                    times.push(run(&mut client).await?);
                 }
-                Ok(times)
+                Ok::<_, Failure>(times)
             })
         })
         .collect();
@@ -216,6 +205,21 @@ pub async fn ours(server: &Server, callers: usize, tasks: usize) -> Result<Round
     let all = begun.elapsed();
     let used = server.usage().since(used);
     Ok(Round { times, all, used })
+}
+
+/// One task over the wire, and its time.
+async fn run(client: &mut PoolServiceClient<Channel>) -> Result<f64, Failure> {
+    let request = pb::RunRequest {
+        task: Some(spec(PROMPT)),
+        ..Default::default()
+    };
+    let asked = Instant::now();
+    let answer = client.run(request).await?.into_inner();
+    let time = milliseconds(asked.elapsed());
+    match answer.result.is_some_and(|result| result.success) {
+        true => Ok(time),
+        false => Err("a task failed".into()),
+    }
 }
 
 /// Bare processes, a thread each.
@@ -244,11 +248,15 @@ fn used_by(bare: &[Bare]) -> Duration {
         .sum()
 }
 
-/// One task at a time, on bare processes in turn: each is reset while another
-/// serves.
-fn alone(bare: &mut [Bare], tasks: usize) -> Result<Round, Failure> {
-    let begun = Instant::now();
-    let mut times = Vec::new();
+/// One task at a time, a bare one and one of ours by turns, each on another
+/// process than the one before: whichever serves, one of the others is reset.
+async fn one_by_one(
+    bare: &mut [Bare],
+    server: &Server,
+    tasks: usize,
+) -> Result<(Vec<f64>, Vec<f64>), Failure> {
+    let mut client = server.client().await?;
+    let (mut theirs, mut times) = (Vec::new(), Vec::new());
     for process in bare.iter_mut() {
         process.write("/clear")?;
     }
@@ -258,15 +266,14 @@ fn alone(bare: &mut [Bare], tasks: usize) -> Result<Round, Failure> {
         process.read()?;
         let asked = Instant::now();
         process.turn(PROMPT)?;
-        times.push(milliseconds(asked.elapsed()));
+        theirs.push(milliseconds(asked.elapsed()));
         process.write("/clear")?;
+        times.push(run(&mut client).await?);
     }
     for process in bare.iter_mut() {
         process.read()?;
     }
-    let all = begun.elapsed();
-    let used = Usage::default();
-    Ok(Round { times, all, used })
+    Ok((theirs, times))
 }
 
 fn cold(program: &Path, template: &Template, dir: &Path, tasks: usize) -> Result<Round, Failure> {
