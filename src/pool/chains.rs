@@ -216,6 +216,7 @@ async fn make(
             tasks,
             group,
             now: true,
+            heard: None,
         }),
         Err(StoreError::RequestExists(made)) => {
             submit::repeat(inner, *made, wish.fingerprint).await

@@ -66,11 +66,12 @@ use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::metrics::Metrics;
 use crate::pb;
 use crate::store::{Context, ContextValue, LogEntry, Parts};
-use crate::stream;
+use crate::stream::{self, Hub, Subscription};
 use crate::task::{Level, Record, Task, TaskEvent};
 use crate::trace::TraceContext;
 use inner::Inner;
-use submit::{Made, Wish};
+use own::end_of;
+use submit::{Hear, Made, Wish};
 use watcher::Watcher;
 
 /// Longest wait for the store when the node leaves.
@@ -133,6 +134,7 @@ pub struct Running {
     pub task: TaskId,
     /// The caller's hold; `None` with `detach`.
     pub attachment: Option<Attachment>,
+    heard: Option<Subscription>,
 }
 
 /// A reader of one task's log: history, then live.
@@ -230,7 +232,10 @@ impl Pool {
     /// Waits for the end of a task that the caller is attached to. Dropping the
     /// future is leaving.
     pub async fn finish(&self, running: Running) -> Result<Record, Error> {
-        let record = self.ended(running.task).await?;
+        let record = match running.heard {
+            Some(heard) => end_of(heard).await?,
+            None => self.ended(running.task).await?,
+        };
         if let Some(attachment) = running.attachment {
             attachment.is_over();
         }
@@ -239,21 +244,30 @@ impl Pool {
 
     /// Makes a task durable and stays attached to it.
     pub async fn start(&self, work: impl Into<Work>) -> Result<Running, Error> {
-        let work = work.into();
-        let made = self
-            .make(vec![work.spec], work.request, !work.detach, false)
-            .await?;
+        self.start_heard(work.into(), Hub::await_end).await
+    }
+
+    async fn start_heard(&self, work: Work, hear: Hear) -> Result<Running, Error> {
+        let wish = Wish {
+            attached: !work.detach,
+            hear: Some(hear),
+            ..self.wish(work.request)
+        };
+        let made = submit::make(&self.inner, &self.caller, vec![work.spec], wish).await?;
         let task = made.first()?;
         let attachment = self.attach(&made, work.request, work.detach).await;
-        Ok(Running { task, attachment })
+        Ok(Running {
+            task,
+            attachment,
+            heard: made.heard,
+        })
     }
 
     /// Makes a task durable.
     pub async fn submit(&self, work: impl Into<Work>) -> Result<TaskId, Error> {
         let work = work.into();
-        let made = self
-            .make(vec![work.spec], work.request, false, false)
-            .await?;
+        let wish = self.wish(work.request);
+        let made = submit::make(&self.inner, &self.caller, vec![work.spec], wish).await?;
         made.first()
     }
 
@@ -277,11 +291,8 @@ impl Pool {
         }
         let spec = record.spec.unwrap_or_default().received.clone();
         let wish = Wish {
-            request,
-            attached: false,
-            group: false,
             again: Some(id),
-            trace: self.trace.clone(),
+            ..self.wish(request)
         };
         let made = submit::make(&self.inner, &self.caller, vec![spec], wish).await?;
         made.first()
@@ -295,27 +306,27 @@ impl Pool {
         detach: bool,
     ) -> Result<FanOut, Error> {
         let watcher = Watcher::admit(&self.inner)?;
-        let made = self.make(specs, request, !detach, true).await?;
+        let wish = Wish {
+            attached: !detach,
+            group: true,
+            ..self.wish(request)
+        };
+        let made = submit::make(&self.inner, &self.caller, specs, wish).await?;
         let group = made.group.ok_or(Error::RequestIdReused)?;
         let attachment = self.attach(&made, request, detach).await;
         FanOut::new(&self.inner, group, made.tasks.into(), attachment, watcher).await
     }
 
-    async fn make(
-        &self,
-        specs: Vec<pb::TaskSpec>,
-        request: Option<RequestId>,
-        attached: bool,
-        group: bool,
-    ) -> Result<Made, Error> {
-        let wish = Wish {
+    /// One task, whoever waits for it.
+    fn wish(&self, request: Option<RequestId>) -> Wish {
+        Wish {
             request,
-            attached,
-            group,
+            attached: false,
+            group: false,
             again: None,
+            hear: None,
             trace: self.trace.clone(),
-        };
-        submit::make(&self.inner, &self.caller, specs, wish).await
+        }
     }
 
     async fn attach(
@@ -348,20 +359,18 @@ impl Pool {
     /// Waits for a task's end.
     async fn ended(&self, id: TaskId) -> Result<Record, Error> {
         // Before the look, so that nothing falls between.
-        let mut subscription = self.inner.hub.await_end(id);
+        let subscription = self.inner.hub.await_end(id);
         let record = self.own(id, Parts::RESULT).await?;
         if record.task.state.is_end() {
             return Ok(record);
         }
-        match subscription.ended().await {
-            Some(record) => Ok(Record::clone(&record)),
-            None => Err(Error::NotFound(Missing::DeletedTask)),
-        }
+        end_of(subscription).await
     }
 
     /// Reads a task's log after a sequence.
     pub async fn watch(&self, id: TaskId, after: u64) -> Result<Tail, Error> {
-        let tail = self.tail(id, after, Watcher::admit(&self.inner)?);
+        let watcher = Watcher::admit(&self.inner)?;
+        let tail = self.tail(id, after, watcher, None);
         self.own(id, Parts::ROW).await?;
         Ok(tail)
     }
@@ -374,16 +383,22 @@ impl Pool {
         after: u64,
     ) -> Result<(Running, Tail), Error> {
         let watcher = Watcher::admit(&self.inner)?;
-        let running = self.start(work).await?;
+        let mut running = self.start_heard(work.into(), Hub::follow).await?;
+        let heard = running.heard.take();
         // Whose it is need not be asked: a request is its caller's.
-        let tail = self.tail(running.task, after, watcher);
+        let tail = self.tail(running.task, after, watcher, heard);
         Ok((running, tail))
     }
 
-    fn tail(&self, id: TaskId, after: u64, watcher: Watcher) -> Tail {
-        let inner = &self.inner;
+    /// `heard`: of a task that is new, since before it was made.
+    fn tail(&self, id: TaskId, after: u64, watcher: Watcher, heard: Option<Subscription>) -> Tail {
+        let store = Arc::clone(&self.inner.store);
+        let tail = match heard {
+            Some(heard) => stream::Tail::of_new(store, heard, after),
+            None => stream::Tail::new(store, &self.inner.hub, id, after),
+        };
         Tail {
-            tail: stream::Tail::new(Arc::clone(&inner.store), &inner.hub, id, after),
+            tail,
             _watcher: watcher,
         }
     }

@@ -4,6 +4,7 @@ use super::{Pool, page};
 use crate::error::{Error, Missing};
 use crate::id::TaskId;
 use crate::store::{Filter, Parts, Query, StoreError};
+use crate::stream::Subscription;
 use crate::task::{Record, Task};
 
 /// Tasks on a page that asks for no number, and the most on one.
@@ -19,6 +20,14 @@ pub struct Page {
     pub tasks: Vec<Record>,
     /// To go on with; empty: there are no more.
     pub next_page_token: String,
+}
+
+/// A task at its end.
+pub(super) async fn end_of(mut heard: Subscription) -> Result<Record, Error> {
+    match heard.ended().await {
+        Some(record) => Ok(Record::clone(&record)),
+        None => Err(Error::NotFound(Missing::DeletedTask)),
+    }
 }
 
 impl Pool {

@@ -21,6 +21,7 @@ use crate::id::{CallerId, GroupId, RequestId, TaskId};
 use crate::money::Microdollars;
 use crate::pb;
 use crate::store::{ClaimedTask, Request, StoreError};
+use crate::stream::{Hub, Subscription};
 use crate::task::apply::{Claim, submit};
 use crate::task::{Change, Spec, Task, TaskEvent, apply};
 use crate::trace::{self, TraceContext};
@@ -29,13 +30,18 @@ use crate::trace::{self, TraceContext};
 pub const FAN_OUT_MAX: usize = 10_000;
 
 /// What a call made, or had made before.
-#[derive(Clone, Debug)]
 pub(super) struct Made {
     pub tasks: Vec<TaskId>,
     pub group: Option<GroupId>,
     /// Whether this very call made it.
     pub now: bool,
+    /// What is heard of the one task since before it was made; `None`: nobody
+    /// wished that, or a call before had made it.
+    pub heard: Option<Subscription>,
 }
+
+/// What a caller is going to hear of its task.
+pub(super) type Hear = fn(&Hub, TaskId) -> Subscription;
 
 impl Made {
     /// The one task of a call that makes one.
@@ -57,6 +63,9 @@ pub(super) struct Wish {
     pub group: bool,
     /// The task that is done again: then it is what was asked for.
     pub again: Option<TaskId>,
+    /// What its caller hears of a single task, from its first change on: then
+    /// nothing of it has to be read from the store.
+    pub hear: Option<Hear>,
     /// Whose trace they belong to.
     pub trace: Option<TraceContext>,
 }
@@ -85,6 +94,10 @@ pub(super) async fn make(
         ));
     }
     let tasks: Vec<TaskId> = changes.iter().map(|change| change.task.id).collect();
+    let heard = match (wish.hear, tasks.as_slice()) {
+        (Some(hear), [task]) => Some(hear(&inner.hub, *task)),
+        _ => None,
+    };
     let request = wish.request.zip(fingerprint);
     let request = remember(inner, caller, request, tasks.first().copied(), group);
     match commit(inner, request, changes).await {
@@ -92,6 +105,7 @@ pub(super) async fn make(
             tasks,
             group,
             now: true,
+            heard,
         }),
         Err(StoreError::RequestExists(made)) => {
             // The same call, at the same time, came first.
@@ -357,5 +371,6 @@ pub(super) async fn repeat(
         tasks,
         group: made.group,
         now: false,
+        heard: None,
     })
 }

@@ -234,7 +234,7 @@ impl TaskTopic {
 /// Hears of one task while it lives.
 pub(crate) struct Subscription {
     hub: Hub,
-    task: TaskId,
+    pub(crate) task: TaskId,
     follows: bool,
     pub(crate) seen: Reader<Seen>,
 }

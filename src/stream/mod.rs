@@ -9,4 +9,5 @@ pub mod hub;
 pub mod tail;
 
 pub use hub::Hub;
+pub(crate) use hub::Subscription;
 pub use tail::Tail;

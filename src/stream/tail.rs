@@ -15,11 +15,11 @@ const READ_BYTES: usize = 256 * 1024;
 /// A reader of one task's log.
 pub struct Tail {
     store: Arc<dyn Store>,
-    task: TaskId,
     after: u64,
     buffer: VecDeque<LogEntry>,
     subscription: Subscription,
-    /// Whether the store has been read up to the present once.
+    /// Whether all that is new is heard of: the store has been read up to the
+    /// present once, or there was nothing yet.
     caught_up: bool,
     ended: bool,
 }
@@ -28,13 +28,20 @@ impl Tail {
     /// Reads `task` after a sequence. The task is known to exist.
     pub fn new(store: Arc<dyn Store>, hub: &Hub, task: TaskId, after: u64) -> Self {
         Self {
+            caught_up: false,
+            // Before the first read, so that nothing falls between.
+            ..Self::of_new(store, hub.follow(task), after)
+        }
+    }
+
+    /// Reads a task whose log is heard of since before its first entry.
+    pub(crate) fn of_new(store: Arc<dyn Store>, heard: Subscription, after: u64) -> Self {
+        Self {
             store,
-            task,
             after,
             buffer: VecDeque::new(),
-            // Before the first read, so that nothing falls between.
-            subscription: hub.follow(task),
-            caught_up: false,
+            subscription: heard,
+            caught_up: true,
             ended: false,
         }
     }
@@ -75,12 +82,13 @@ impl Tail {
     }
 
     async fn read_store(&mut self) -> Result<(), Error> {
-        let entries = self.store.log(self.task, self.after, READ_BYTES).await?;
+        let task = self.subscription.task;
+        let entries = self.store.log(task, self.after, READ_BYTES).await?;
         if entries.is_empty() {
             if !self.caught_up {
                 self.caught_up = true;
                 // A reader that begins after the end has nothing to wait for.
-                match self.store.record(self.task, Default::default()).await? {
+                match self.store.record(task, Default::default()).await? {
                     Some(record) if record.task.state.is_end() => {
                         self.ended = record.task.last_sequence <= self.after;
                         self.caught_up = self.ended;

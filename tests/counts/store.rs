@@ -139,6 +139,22 @@ async fn a_run_at_an_idle_slot_is_two_changes() {
 }
 
 #[tokio::test]
+async fn who_waits_for_or_watches_a_task_of_its_own_call_reads_nothing() {
+    let counted = Counted::new(1).await;
+    let pool = &counted.pool;
+
+    let run = counted.during(pool.run("say now")).await;
+    idle(pool).await;
+    let watched = counted.during(async {
+        let (_running, mut log) = pool.start_watched("say now", 0).await.unwrap();
+        while log.next().await.unwrap().is_some() {}
+    });
+    let watched = watched.await;
+
+    assert_eq!((run.looks, watched.looks), (0, 0));
+}
+
+#[tokio::test]
 async fn tasks_that_wait_are_three_changes_each() {
     const TASKS: u64 = 20;
     let counted = Counted::busy().await;
