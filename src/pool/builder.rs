@@ -160,7 +160,11 @@ impl Builder {
             Some(cluster) => {
                 let joined = nodes::lease::join(cluster, &self.options, &node);
                 let since = joined.await.map_err(BuildError)?;
-                Some(Member::new(self.options.node_lease, since))
+                let member = Member::new(self.options.node_lease, since);
+                // Before the first process: this node may be cut off before it has
+                // renewed once.
+                agent.lease(member.lifetime());
+                Some(member)
             }
             None => None,
         };

@@ -72,6 +72,12 @@ impl Member {
         self.until().saturating_duration_since(Instant::now())
     }
 
+    /// How long the agent's processes may live; never zero, which would be
+    /// without end.
+    pub fn lifetime(&self) -> Duration {
+        self.left().max(Duration::from_millis(1))
+    }
+
     /// Wakes when others told something of themselves.
     pub fn reports(&self) -> tokio::sync::watch::Receiver<u64> {
         self.reported.subscribe()

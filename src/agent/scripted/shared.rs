@@ -17,6 +17,7 @@ pub(super) struct Shared {
     pub next_pid: AtomicU32,
     pub live: AtomicUsize,
     pub launches: AtomicUsize,
+    pub unbounded: AtomicUsize,
     pub resets: AtomicUsize,
     pub no_launches: AtomicBool,
     pub limited: AtomicBool,
@@ -121,6 +122,11 @@ impl Scripted {
     /// Processes that were started.
     pub fn launches(&self) -> usize {
         self.shared.launches.load(Ordering::SeqCst)
+    }
+
+    /// Those of them whose life no lease bounded.
+    pub fn unbounded(&self) -> usize {
+        self.shared.unbounded.load(Ordering::SeqCst)
     }
 
     /// Resets that were confirmed.

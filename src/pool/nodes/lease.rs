@@ -97,7 +97,7 @@ pub(in super::super) async fn run(inner: &std::sync::Arc<Inner>) {
                 if lapsed {
                     inner.wake.notify_one();
                 }
-                inner.agent.lease(member.left());
+                inner.agent.lease(member.lifetime());
                 member.renewed.notify_one();
             }
             Ok(Err(StoreError::Fenced)) => {
@@ -140,8 +140,7 @@ pub(in super::super) async fn take_over(inner: &Inner) {
 async fn again(inner: &std::sync::Arc<Inner>, cluster: &dyn Cluster) {
     let Some(member) = &inner.member else { return };
     member.hold_until(Instant::now());
-    // The shortest: none would be without end.
-    inner.agent.lease(Duration::from_millis(1));
+    inner.agent.lease(member.lifetime());
     inner.status_changed();
     loop {
         match join(cluster, &inner.options, &inner.node).await {
@@ -153,7 +152,7 @@ async fn again(inner: &std::sync::Arc<Inner>, cluster: &dyn Cluster) {
         }
         sleep(member.span / RENEWALS).await;
     }
-    inner.agent.lease(member.left());
+    inner.agent.lease(member.lifetime());
     info!("this node has joined again");
     match catch_up::read_again(inner).await {
         Ok(left) => catch_up::go_on(inner, left),

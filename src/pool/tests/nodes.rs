@@ -149,6 +149,18 @@ async fn a_node_that_is_cut_off_stops_its_work_before_another_takes_it_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_process_of_a_node_is_without_a_lease_not_even_before_the_first_renewal() {
+    let nodes = nodes(2).await;
+
+    nodes[0].pool.run("say x").await.expect("ran");
+
+    for node in nodes {
+        assert!(node.agent.launches() > 0);
+        assert_eq!(node.agent.unbounded(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_drains_leaves_its_work_to_the_others() {
     let nodes = nodes(2).await;
     let mut work = Work::from("wait 60000\nsay x");
