@@ -36,7 +36,8 @@ impl Template {
             resume: None,
         };
         let mut session = agent.launch(launch).await?;
-        let read = |name: &str| std::fs::read(format!("/proc/{}/{name}", session.pid()));
+        let pid = session.pid();
+        let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}"));
         let args = words(&read("cmdline")?);
         let env = words(&read("environ")?);
         session.end(Duration::from_secs(1)).await;

@@ -18,8 +18,9 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
         "A fan-out of 10,000",
         "FanOut on four slots of an agent in the server's own process, from the call to the \
          last outcome, against the same number of tasks in fan-outs of 500, one after the \
-         other, half of them before it and half after: the steady state. Memory is the growth from the start to the peak, of the \
-         server's process and of the caller's, which keeps no outcome.",
+         other, half of them before it and half after: the steady state. Memory is the growth \
+         from the start to the peak, of the server's process and of the caller's, which keeps \
+         no outcome.",
     );
     let all = place.size.of(1_000, 10_000);
     for _ in 0..place.size.rounds.min(3) {

@@ -30,9 +30,9 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
     let mut row = Row::new(
         "growth",
         "With a long past",
-        "The same operations on servers whose stores hold more and more tasks, a call each by turns: claim is \
-         the store's, the others are the pool's, without the wire. The first page of ListTasks \
-         has 50 tasks. p50 of each round; goals compare within a round.",
+        "The same operations on servers whose stores hold more and more tasks, a call each by \
+         turns: claim is the store's, the others are the pool's, without the wire. The first \
+         page of ListTasks has 50 tasks. p50 of each round; goals compare within a round.",
     );
     let (small, middle, large, queue) = place.size.of(
         (1_000, 10_000, 100_000, 10_000),

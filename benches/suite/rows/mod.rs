@@ -42,7 +42,7 @@ impl Place {
 }
 
 /// Measures a row.
-type Measure = fn(Place) -> Pin<Box<dyn Future<Output = Result<Row, Failure>>>>;
+type Measure = fn(Place) -> Pin<Box<dyn Future<Output = Result<Row, Failure>> + Send>>;
 
 /// Every row by its name.
 pub const ROWS: &[(&str, Measure)] = &[

@@ -79,8 +79,8 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
          `claude -p`, a process per task; bare, as many warm processes as slots, started as ours \
          are and reset between tasks, driven by a loop that does nothing else; claudepool, `Run` \
          over gRPC on SQLite, its server in a process of its own. Throughput with as many callers \
-         as slots; times with one caller on two slots, a bare task and one of ours by turns, so that \
-         whichever serves, another is reset.",
+         as slots; times with one caller on two slots, a bare task and one of ours by turns, so \
+         that whichever serves, another is reset.",
     );
     let program = place.claude()?;
     let api = StandIn::start("127.0.0.1:0".parse()?).await?;
@@ -125,23 +125,23 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
             let cold = cold(&program, &template, &dir, place.size.of(4, 24))?;
             cold.tell(&mut row, "claude -p", slots, false);
             let commit = commit_time(&store).await?;
-            let (theirs, round) = one_by_one(&mut bare, &server, tasks).await?;
+            let times = one_by_one(&mut bare, &server, tasks).await?;
             let ways = [
-                ("bare", &theirs),
-                ("claudepool", &round),
+                ("bare", &times.bare),
+                ("claudepool", &times.ours),
                 ("claude -p", &cold.times),
             ];
-            for (way, times) in ways {
-                row.add("p50 ms, 1 caller", way, median(times));
-                row.add("p99 ms, 1 caller", way, percentile(times, 99.0));
+            for (way, each) in ways {
+                row.add("p50 ms, 1 caller", way, median(each));
+                row.add("p99 ms, 1 caller", way, percentile(each, 99.0));
             }
             row.add("p50 ms, 1 caller", "one commit", commit);
-            let added = median(&round) - median(&theirs) - 2.0 * commit;
+            let added = median(&times.ours) - median(&times.bare) - 2.0 * commit;
             let goal = "p50 of Run less bare and two commits";
             row.goal(goal, "ms", Bound::AtMost, 1.0, added);
             // The goal is from a machine on which bare takes 22 ms.
             let goal = "the same / p50 of bare";
-            let part = added / median(&theirs);
+            let part = added / median(&times.bare);
             row.goal(goal, "", Bound::AtMost, 1.0 / 22.0, part);
         }
         if slots == 2 {
@@ -248,15 +248,18 @@ fn used_by(bare: &[Bare]) -> Duration {
         .sum()
 }
 
+/// Times of single tasks, in milliseconds.
+#[derive(Default)]
+struct ByTurns {
+    bare: Vec<f64>,
+    ours: Vec<f64>,
+}
+
 /// One task at a time, a bare one and one of ours by turns, each on another
 /// process than the one before: whichever serves, one of the others is reset.
-async fn one_by_one(
-    bare: &mut [Bare],
-    server: &Server,
-    tasks: usize,
-) -> Result<(Vec<f64>, Vec<f64>), Failure> {
+async fn one_by_one(bare: &mut [Bare], server: &Server, tasks: usize) -> Result<ByTurns, Failure> {
     let mut client = server.client().await?;
-    let (mut theirs, mut times) = (Vec::new(), Vec::new());
+    let mut times = ByTurns::default();
     for process in bare.iter_mut() {
         process.write("/clear")?;
     }
@@ -266,14 +269,14 @@ async fn one_by_one(
         process.read()?;
         let asked = Instant::now();
         process.turn(PROMPT)?;
-        theirs.push(milliseconds(asked.elapsed()));
+        times.bare.push(milliseconds(asked.elapsed()));
         process.write("/clear")?;
-        times.push(run(&mut client).await?);
+        times.ours.push(run(&mut client).await?);
     }
     for process in bare.iter_mut() {
         process.read()?;
     }
-    Ok((theirs, times))
+    Ok(times)
 }
 
 fn cold(program: &Path, template: &Template, dir: &Path, tasks: usize) -> Result<Round, Failure> {
