@@ -68,11 +68,7 @@ impl Agent for Scripted {
                 None => return Err(AgentError::NoSession),
             },
         };
-        self.shared.live.fetch_add(1, Ordering::SeqCst);
-        self.shared.launches.fetch_add(1, Ordering::SeqCst);
-        if self.shared.lease.borrow().is_none() {
-            self.shared.unbounded.fetch_add(1, Ordering::SeqCst);
-        }
+        self.shared.launched();
         Ok(Box::new(Process {
             pid: 1_000_000 + self.shared.next_pid.fetch_add(1, Ordering::SeqCst),
             shared: Arc::clone(&self.shared),

@@ -63,6 +63,15 @@ impl Shared {
         }
     }
 
+    /// Counts a process.
+    pub fn launched(&self) {
+        self.live.fetch_add(1, Ordering::SeqCst);
+        self.launches.fetch_add(1, Ordering::SeqCst);
+        if self.lease.borrow().is_none() {
+            self.unbounded.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     pub fn new_session(&self) -> String {
         let number = self.next_session.fetch_add(1, Ordering::SeqCst);
         format!("session-{number}")
