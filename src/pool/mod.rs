@@ -244,7 +244,7 @@ impl Pool {
 
     /// Makes a task durable and stays attached to it.
     pub async fn start(&self, work: impl Into<Work>) -> Result<Running, Error> {
-        self.start_heard(work.into(), Hub::await_end).await
+        self.start_heard(work.into(), Hub::await_end_of_new).await
     }
 
     async fn start_heard(&self, work: Work, hear: Hear) -> Result<Running, Error> {
@@ -383,7 +383,7 @@ impl Pool {
         after: u64,
     ) -> Result<(Running, Tail), Error> {
         let watcher = Watcher::admit(&self.inner)?;
-        let mut running = self.start_heard(work.into(), Hub::follow).await?;
+        let mut running = self.start_heard(work.into(), Hub::follow_new).await?;
         let heard = running.heard.take();
         // Whose it is need not be asked: a request is its caller's.
         let tail = self.tail(running.task, after, watcher, heard);

@@ -26,6 +26,8 @@ struct Topics {
 }
 
 struct TaskTopic {
+    /// Whether the task is known to be stored: who makes it listens before.
+    made: bool,
     readers: usize,
     /// Those of them that read the log, not only its end.
     followers: usize,
@@ -68,6 +70,7 @@ impl Hub {
         let Some(topic) = topics.tasks.get_mut(&committed.task) else {
             return;
         };
+        topic.made = true;
         topic.extend(&committed.entries);
         topic.state.change(|seen| {
             if let Some(entry) = committed.entries.last() {
@@ -79,9 +82,12 @@ impl Hub {
         });
     }
 
-    /// Tells readers that a task was deleted.
+    /// Tells readers that a task was deleted, or is not there; those of one that is
+    /// being made are not told.
     pub fn deleted(&self, task: TaskId) {
-        if let Some(topic) = self.lock().tasks.get(&task) {
+        if let Some(topic) = self.lock().tasks.get(&task)
+            && topic.made
+        {
             topic.state.change(|seen| seen.deleted = true);
         }
     }
@@ -108,7 +114,8 @@ impl Hub {
         if record.task.state.is_end() {
             topics.member_ended(&record);
         }
-        if let Some(topic) = topics.tasks.get(&record.task.id) {
+        if let Some(topic) = topics.tasks.get_mut(&record.task.id) {
+            topic.made = true;
             topic.state.change(|seen| {
                 seen.last = seen.last.max(record.task.last_sequence);
                 if record.task.state.is_end() {
@@ -133,12 +140,22 @@ impl Hub {
 
     /// Begins to hear of a task's log.
     pub(crate) fn follow(&self, task: TaskId) -> Subscription {
-        self.subscribe(task, true)
+        self.subscribe(task, true, true)
+    }
+
+    /// The same of one that is about to be made.
+    pub(crate) fn follow_new(&self, task: TaskId) -> Subscription {
+        self.subscribe(task, true, false)
     }
 
     /// Begins to hear of a task's end.
     pub(crate) fn await_end(&self, task: TaskId) -> Subscription {
-        self.subscribe(task, false)
+        self.subscribe(task, false, true)
+    }
+
+    /// The same of one that is about to be made.
+    pub(crate) fn await_end_of_new(&self, task: TaskId) -> Subscription {
+        self.subscribe(task, false, false)
     }
 
     /// Whether anybody reads the task's log as it grows.
@@ -147,9 +164,10 @@ impl Hub {
         topics.tasks.get(&task).is_some_and(|t| t.followers > 0)
     }
 
-    fn subscribe(&self, task: TaskId, follows: bool) -> Subscription {
+    fn subscribe(&self, task: TaskId, follows: bool, made: bool) -> Subscription {
         let mut topics = self.lock();
         let topic = topics.tasks.entry(task).or_insert_with(|| TaskTopic {
+            made,
             readers: 0,
             followers: 0,
             ring: VecDeque::new(),

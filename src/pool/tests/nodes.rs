@@ -337,6 +337,38 @@ impl Layer for SlowClaims {
     }
 }
 
+/// Commits that take so long that everything is looked at meanwhile.
+struct SlowCommits;
+
+impl Layer for SlowCommits {
+    async fn around<T: Send>(
+        &self,
+        call: Call,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        if call == Call::Commit {
+            tokio::time::sleep(Duration::from_secs(6)).await;
+        }
+        work.await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_being_made_is_not_taken_for_one_that_was_deleted() {
+    let mut stores = Memory::for_nodes(2).into_iter();
+    let (here, there) = (stores.next().expect("two"), stores.next().expect("two"));
+    let slow = Layered::over(Arc::new(here), Arc::new(SlowCommits));
+    let here = node(0, Arc::new(slow), slots(1)).await;
+    let there = node(1, Arc::new(there), slots(1)).await;
+
+    let record = here.pool.run(on(1, "say a")).await;
+    let (_running, mut log) = (here.pool.start_watched(on(1, "say b"), 0).await).expect("made");
+
+    assert_eq!(output(&record.expect("not deleted")), "a");
+    while log.next().await.expect("not deleted").is_some() {}
+    assert_eq!(there.agent.turns(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cancel_reaches_a_task_whose_claim_is_not_answered_yet() {
     let mut stores = Memory::for_nodes(2).into_iter();
