@@ -57,6 +57,12 @@ impl Round {
     /// Adds what a throughput round tells.
     fn tell(&self, row: &mut Row, way: &str, slots: usize, own: bool) {
         row.add(&format!("tasks/s, {slots} slots"), way, self.rate());
+        for (name, time) in [
+            ("p50", median(&self.times)),
+            ("p99", percentile(&self.times, 99.0)),
+        ] {
+            row.add(&format!("{name} ms, {slots} slots"), way, time);
+        }
         if slots == 2 {
             let below = self.per_task(self.used.below);
             row.add(PROCESSOR, way, below);
@@ -79,8 +85,9 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
          `claude -p`, a process per task; bare, as many warm processes as slots, started as ours \
          are and reset between tasks, driven by a loop that does nothing else; claudepool, `Run` \
          over gRPC on SQLite, its server in a process of its own. Throughput with as many callers \
-         as slots; times with one caller on two slots, a bare task and one of ours by turns, so \
-         that whichever serves, another is reset.",
+         as slots, and the times of its tasks, in which each waits for a reset; times with one \
+         caller on two slots, a bare task and one of ours by turns, so that whichever serves, \
+         another is reset.",
     );
     let program = place.claude()?;
     let api = StandIn::start("127.0.0.1:0".parse()?).await?;
@@ -231,8 +238,9 @@ fn together(bare: &mut [Bare], tasks: usize) -> Result<Round, Failure> {
         for _ in 0..each {
             let asked = Instant::now();
             process.turn(PROMPT)?;
-            times.push(milliseconds(asked.elapsed()));
+            // Who asks again at once waits for the reset, as with ours.
             process.turn("/clear")?;
+            times.push(milliseconds(asked.elapsed()));
         }
         Ok(times)
     })?;
