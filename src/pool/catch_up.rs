@@ -105,10 +105,7 @@ async fn count(inner: &Inner) -> Result<(), StoreError> {
 /// Tells every reader how its task or group stands.
 async fn tell(inner: &Inner) -> Result<(), StoreError> {
     for id in inner.hub.read_now().0 {
-        match inner.store.record(id, Parts::RESULT).await? {
-            Some(record) => inner.hub.stands(Arc::new(record)),
-            None => inner.hub.deleted(id),
-        }
+        inner.tell_how_stands(id).await?;
     }
     tell_groups(inner).await
 }

@@ -157,6 +157,20 @@ impl Inner {
         self.status_changed();
     }
 
+    /// Tells readers how a task stands in the store, and gives its row and result. One
+    /// that is not there was deleted only if it was stored before the look: who makes
+    /// a task listens before its commit.
+    pub async fn tell_how_stands(&self, id: TaskId) -> Result<Option<Arc<Record>>, StoreError> {
+        let made = self.hub.is_made(id);
+        let record = self.store.record(id, Parts::RESULT).await?.map(Arc::new);
+        match &record {
+            Some(record) => self.hub.stands(Arc::clone(record)),
+            None if made => self.hub.deleted(id),
+            None => {}
+        }
+        Ok(record)
+    }
+
     /// Commits changes, all or none, and tells readers.
     pub async fn commit(
         &self,

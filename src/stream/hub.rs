@@ -82,14 +82,18 @@ impl Hub {
         });
     }
 
-    /// Tells readers that a task was deleted, or is not there; those of one that is
-    /// being made are not told.
+    /// Tells readers that a task was deleted.
     pub fn deleted(&self, task: TaskId) {
-        if let Some(topic) = self.lock().tasks.get(&task)
-            && topic.made
-        {
+        if let Some(topic) = self.lock().tasks.get(&task) {
             topic.state.change(|seen| seen.deleted = true);
         }
+    }
+
+    /// Whether a task that is being read is known to be stored, so that it was deleted
+    /// if a look that begins now does not find it.
+    pub fn is_made(&self, task: TaskId) -> bool {
+        let topics = self.lock();
+        topics.tasks.get(&task).is_some_and(|topic| topic.made)
     }
 
     /// The tasks and the groups that are being read.

@@ -12,7 +12,6 @@ use super::super::inner::Inner;
 use super::{control, questions};
 use crate::error::Error;
 use crate::id::TaskId;
-use crate::store::Parts;
 use crate::store::cluster::{Cluster, Told};
 use crate::task::{State, TaskEvent};
 
@@ -115,15 +114,13 @@ fn interesting(inner: &Inner, of: Option<&BTreeSet<TaskId>>) -> BTreeSet<TaskId>
 
 /// Follows how a task stands.
 async fn look_at(inner: &Inner, id: TaskId) -> Result<(), Error> {
-    let Some(record) = inner.store.record(id, Parts::RESULT).await? else {
-        inner.hub.deleted(id);
+    let Some(record) = inner.tell_how_stands(id).await? else {
         return Ok(());
     };
-    let task = record.task.clone();
-    inner.hub.stands(Arc::new(record));
+    let task = &record.task;
     let ours = task.lease.as_ref().is_some_and(|l| l.node == inner.node);
     if task.state == State::Cancelling && ours && !task.is_chain() {
-        inner.slots.cancel(&task);
+        inner.slots.cancel(task);
     }
     if task.abandon_time.is_some() && inner.attached(&id) > 0 {
         inner.change(id, || TaskEvent::Abandon(None)).await?.ok();

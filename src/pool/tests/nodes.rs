@@ -337,10 +337,11 @@ impl Layer for SlowClaims {
     }
 }
 
-/// Commits that take so long that everything is looked at meanwhile.
-struct SlowCommits;
+/// Commits that take so long that everything is looked at meanwhile, and looks that
+/// answer when what they have not found is committed.
+struct Slow;
 
-impl Layer for SlowCommits {
+impl Layer for Slow {
     async fn around<T: Send>(
         &self,
         call: Call,
@@ -349,7 +350,11 @@ impl Layer for SlowCommits {
         if call == Call::Commit {
             tokio::time::sleep(Duration::from_secs(6)).await;
         }
-        work.await
+        let answer = work.await;
+        if call == Call::Read {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        answer
     }
 }
 
@@ -357,7 +362,7 @@ impl Layer for SlowCommits {
 async fn a_task_that_is_being_made_is_not_taken_for_one_that_was_deleted() {
     let mut stores = Memory::for_nodes(2).into_iter();
     let (here, there) = (stores.next().expect("two"), stores.next().expect("two"));
-    let slow = Layered::over(Arc::new(here), Arc::new(SlowCommits));
+    let slow = Layered::over(Arc::new(here), Arc::new(Slow));
     let here = node(0, Arc::new(slow), slots(1)).await;
     let there = node(1, Arc::new(there), slots(1)).await;
 
