@@ -1,23 +1,27 @@
 //! Where and with what it was measured.
 
-use std::path::Path;
 use std::process::Command;
 
-use super::disk::sync_time;
-use super::measure::Failure;
+use super::measure::{Failure, Figure, Row};
+use super::page;
 
 /// One line each.
-pub fn describe(scratch: &Path) -> Result<Vec<String>, Failure> {
+pub fn describe(rows: &[Row]) -> Result<Vec<String>, Failure> {
     let cpu = line("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".to_owned());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = line("/proc/meminfo", "MemTotal").unwrap_or_default();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let disk = Figure {
+        what: String::new(),
+        way: String::new(),
+        values: rows.iter().map(|row| row.disk_ms).collect(),
+    };
     let mut lines = vec![
         format!("- machine: {cpu}, {cores} cores, {memory}"),
         format!("- Linux {}", kernel.trim()),
         format!(
-            "- fdatasync of 4 KiB on the disk of the run: {:.2} ms",
-            sync_time(scratch)?
+            "- fdatasync of 4 KiB on the disk of the run, before each row: {} ms",
+            page::cell(&disk)
         ),
         format!("- claudepool {}, release build", env!("CARGO_PKG_VERSION")),
         format!("- SQLite {}", rusqlite::version()),

@@ -75,6 +75,7 @@ fn main() -> Result<(), Failure> {
         };
         // What fails now must not show what was seen before.
         let _ = std::fs::remove_file(kept.join(format!("{name}.json")));
+        let disk_ms = disk::sync_time(dir.path())?;
         let begun = Instant::now();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -85,6 +86,7 @@ fn main() -> Result<(), Failure> {
             Ok(mut row) => {
                 row.seconds = begun.elapsed().as_secs_f64();
                 row.quick = size.quick;
+                row.disk_ms = disk_ms;
                 row.time = Clock::system().now().0 / 1_000_000;
                 keep(&kept, &row)?;
                 println!("{}", page::section(&row, 2));
@@ -98,7 +100,8 @@ fn main() -> Result<(), Failure> {
     match size.quick {
         true => println!("No page is written: a look is no result."),
         false => {
-            let (rows, machine) = (read(&kept)?, machine::describe(scratch)?);
+            let rows = read(&kept)?;
+            let machine = machine::describe(&rows)?;
             page::write(root, &rows, &machine)?;
             capacity::write(root, &rows, &machine)?;
         }

@@ -27,6 +27,8 @@ pub struct Row {
     pub quick: bool,
     /// Seconds since the Unix epoch.
     pub time: i64,
+    /// What the disk took for 4 KiB just before, in milliseconds.
+    pub disk_ms: f64,
 }
 
 /// One thing about one way, a value per round.

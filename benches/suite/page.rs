@@ -111,7 +111,8 @@ fn compared(row: &Row) -> Vec<(String, Vec<&Figure>)> {
         .collect()
 }
 
-fn cell(figure: &Figure) -> String {
+/// The median, and the lowest and the highest.
+pub fn cell(figure: &Figure) -> String {
     let (low, high) = range(&figure.values);
     let middle = number(median(&figure.values));
     match figure.values.len() {

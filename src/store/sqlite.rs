@@ -130,7 +130,9 @@ impl Store for Sqlite {
     }
 
     async fn claim(&self, request: ClaimRequest) -> Result<Claimed, StoreError> {
-        self.writer()?.call(move |tx| tx.claim(&request)).await
+        self.writer()?
+            .call_checked(move |tx| tx.claim(&request))
+            .await
     }
 
     async fn append(

@@ -320,26 +320,11 @@ async fn a_node_without_an_idle_slot_lets_another_go_ahead() {
     assert_eq!(output(&ended.expect("it goes ahead")), "x");
 }
 
-/// Its claims are answered a while after they were made.
-struct SlowClaims;
-
-impl Layer for SlowClaims {
-    async fn around<T: Send>(
-        &self,
-        call: Call,
-        work: impl Future<Output = Result<T, StoreError>> + Send,
-    ) -> Result<T, StoreError> {
-        let answer = work.await;
-        if call == Call::Claim {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        answer
-    }
+/// Calls that begin late, and calls whose answers are late.
+struct Slow {
+    before: (Call, Duration),
+    after: (Call, Duration),
 }
-
-/// Commits that take so long that everything is looked at meanwhile, and looks that
-/// answer when what they have not found is committed.
-struct Slow;
 
 impl Layer for Slow {
     async fn around<T: Send>(
@@ -347,14 +332,16 @@ impl Layer for Slow {
         call: Call,
         work: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        if call == Call::Commit {
-            tokio::time::sleep(Duration::from_secs(6)).await;
-        }
+        pause(call, self.before).await;
         let answer = work.await;
-        if call == Call::Read {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-        }
+        pause(call, self.after).await;
         answer
+    }
+}
+
+async fn pause(call: Call, (slow, time): (Call, Duration)) {
+    if call == slow {
+        tokio::time::sleep(time).await;
     }
 }
 
@@ -362,7 +349,13 @@ impl Layer for Slow {
 async fn a_task_that_is_being_made_is_not_taken_for_one_that_was_deleted() {
     let mut stores = Memory::for_nodes(2).into_iter();
     let (here, there) = (stores.next().expect("two"), stores.next().expect("two"));
-    let slow = Layered::over(Arc::new(here), Arc::new(Slow));
+    // All that is listened to is looked at during a commit, and a look is answered
+    // when what it has not found is committed.
+    let slow = Slow {
+        before: (Call::Commit, Duration::from_secs(6)),
+        after: (Call::Read, Duration::from_secs(2)),
+    };
+    let slow = Layered::over(Arc::new(here), Arc::new(slow));
     let here = node(0, Arc::new(slow), slots(1)).await;
     let there = node(1, Arc::new(there), slots(1)).await;
 
@@ -379,7 +372,11 @@ async fn a_cancel_reaches_a_task_whose_claim_is_not_answered_yet() {
     let mut stores = Memory::for_nodes(2).into_iter();
     let (here, there) = (stores.next().expect("two"), stores.next().expect("two"));
     let here = node(0, Arc::new(here), slots(1)).await;
-    let slow = Layered::over(Arc::new(there), Arc::new(SlowClaims));
+    let slow = Slow {
+        before: (Call::Claim, Duration::ZERO),
+        after: (Call::Claim, Duration::from_millis(50)),
+    };
+    let slow = Layered::over(Arc::new(there), Arc::new(slow));
     let _there = node(1, Arc::new(slow), slots(1)).await;
     let id = here.pool.submit(on(1, "hang")).await.expect("made");
     here.started(id).await;

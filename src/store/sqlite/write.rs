@@ -143,8 +143,13 @@ impl Transaction<'_> {
             rank = read::rank_from(self.conn, r + 1)?;
         }
         let (taken, mut claimed) = choice.finish();
-        for (slot, change) in taken {
-            let spec = self.spec(change.task.id)?;
+        // What may fail first: they were chosen in this transaction, so their changes
+        // find no conflict.
+        let specs: Vec<Spec> = taken
+            .iter()
+            .map(|(_, change)| self.spec(change.task.id))
+            .collect::<Result<_, _>>()?;
+        for ((slot, change), spec) in taken.into_iter().zip(specs) {
             let (task, committed) = self.change(change, request.now)?;
             claimed.tasks.push(ClaimedTask {
                 slot,
