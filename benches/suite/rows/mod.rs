@@ -41,6 +41,11 @@ impl Place {
     }
 }
 
+/// Where tasks work: in no repository, where the CLI would run git six times a task.
+fn outside() -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("bench-work-").tempdir()
+}
+
 /// Measures a row.
 type Measure = fn(Place) -> Pin<Box<dyn Future<Output = Result<Row, Failure>> + Send>>;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use claudepool::demo::StandIn;
 
-use super::Place;
 use super::warm::{Round, ours};
+use super::{Place, outside};
 use crate::bare::{PROMPT, Template};
 use crate::measure::{Bound, Failure, Row, median};
 use crate::peers;
@@ -29,8 +29,8 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
     let program = place.claude()?;
     let api = StandIn::start("127.0.0.1:0".parse()?).await?;
     let dir = tempfile::tempdir_in(&place.dir)?.keep();
-    let work = dir.join("work");
-    std::fs::create_dir(&work)?;
+    let outside = outside()?;
+    let work = outside.path().to_owned();
     let agent = claude(&dir.join("template"), &program, &api.base_url())?;
     let template = Template::of(&agent, &work).await?;
     let server = Server::start(&Kind::Claude {

@@ -9,7 +9,7 @@ use claudepool::pb;
 use claudepool::pb::pool_service_client::PoolServiceClient;
 use tonic::transport::Channel;
 
-use super::Place;
+use super::{Place, outside};
 use crate::bare::{Bare, PROMPT, Template};
 use crate::disk::{a_store, commit_time};
 use crate::measure::{Bound, Failure, Row, median, milliseconds, percentile};
@@ -92,8 +92,8 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
     let program = place.claude()?;
     let api = StandIn::start("127.0.0.1:0".parse()?).await?;
     let dir = tempfile::tempdir_in(&place.dir)?.keep();
-    let work = dir.join("work");
-    std::fs::create_dir(&work)?;
+    let outside = outside()?;
+    let work = outside.path().to_owned();
     let agent = claude(&dir.join("template"), &program, &api.base_url())?;
     let template = Template::of(&agent, &work).await?;
     let store = a_store(&dir).await?;
