@@ -79,6 +79,17 @@ impl Usage {
     }
 }
 
+/// Processor time of the whole machine until now, its kernel's included and what
+/// its host took away left out.
+pub fn busy() -> Duration {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let all = text.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> = all.split_whitespace().flat_map(str::parse).collect();
+    // user, nice, system, idle, iowait, irq, softirq
+    let busy = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at));
+    Duration::from_millis(busy.sum::<u64>() * 10)
+}
+
 /// Children of a process.
 pub fn children(pid: u32) -> Vec<u32> {
     let stats = all();

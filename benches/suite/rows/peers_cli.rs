@@ -84,6 +84,7 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
                     own: Duration::ZERO,
                     below: used,
                 },
+                ..Round::default()
             };
             tell(&mut row, way, &round);
         }

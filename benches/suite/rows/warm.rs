@@ -2,37 +2,45 @@
 //! task, on the real CLI.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claudepool::demo::StandIn;
 use claudepool::pb;
 use claudepool::pb::pool_service_client::PoolServiceClient;
+use claudepool::store::Store;
 use tonic::transport::Channel;
 
 use super::{Place, outside};
 use crate::bare::{Bare, PROMPT, Template};
-use crate::disk::{a_store, commit_time};
+use crate::disk::{a_store, commit_time, one_commit};
 use crate::measure::{Bound, Failure, Row, median, milliseconds, percentile};
-use crate::proc::Usage;
+use crate::proc::{Usage, busy};
 use crate::server::{Kind, Server, claude, spec};
 
-/// Turns that the ways take within a round: what the machine does besides
-/// changes within seconds, and is to befall all of them.
-const TURNS: usize = 4;
+/// Turns that the ways take within a round, with one slot and with more: what the
+/// machine does besides changes within seconds and is to befall all of them, and
+/// where processors are full, changes are larger.
+const TURNS: [usize; 2] = [4, 8];
 /// Memory of a slot's process after some hundred tasks.
 pub const PROCESS: &str = "MiB a process";
 /// Processor time of the CLI.
 pub const PROCESSOR: &str = "CPU ms a task: the CLI";
+/// Of the server alone.
+const SERVER: &str = "CPU ms a task: the server";
+/// Of all that ran, callers and the stand-in of the Messages API included.
+const MACHINE: &str = "CPU ms a task: the machine";
 pub const CLAUDEPOOL: &str = "claudepool";
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// One way's round: every task's time, the time of all, and the processor time
-/// that was used meanwhile.
+/// that was used meanwhile, by those who were measured and by the machine.
 #[derive(Default)]
 pub struct Round {
     pub times: Vec<f64>,
     pub all: Duration,
     pub used: Usage,
+    pub machine: Duration,
 }
 
 impl Round {
@@ -42,6 +50,7 @@ impl Round {
         self.all += next.all;
         self.used.own += next.used.own;
         self.used.below += next.used.below;
+        self.machine += next.machine;
     }
 
     /// Tasks a second.
@@ -63,16 +72,18 @@ impl Round {
         ] {
             row.add(&format!("{name} ms, {slots} slots"), way, time);
         }
-        if slots == 2 {
-            let below = self.per_task(self.used.below);
-            row.add(PROCESSOR, way, below);
-            if own {
-                row.add(
-                    "CPU ms a task: the server",
-                    way,
-                    self.per_task(self.used.own),
-                );
-            }
+        let of = match slots {
+            // A processor is idle: nothing to look for.
+            1 => return,
+            2 => String::new(),
+            _ => format!(", {slots} slots"),
+        };
+        let mut used = vec![(PROCESSOR, self.used.below), (MACHINE, self.machine)];
+        if own {
+            used.push((SERVER, self.used.own));
+        }
+        for (name, time) in used {
+            row.add(&format!("{name}{of}"), way, self.per_task(time));
         }
     }
 }
@@ -87,7 +98,7 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
          over gRPC on SQLite, its server in a process of its own. Throughput with as many callers \
          as slots, and the times of its tasks, in which each waits for a reset; times with one \
          caller on two slots, a bare task and one of ours by turns, so that whichever serves, \
-         another is reset.",
+         another is reset; by turns with them, one commit of a store on the same disk.",
     );
     let program = place.claude()?;
     let api = StandIn::start("127.0.0.1:0".parse()?).await?;
@@ -114,9 +125,9 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
         together(&mut bare, 10 * slots)?;
         for _ in 0..place.size.rounds {
             let (mut theirs, mut round) = (Round::default(), Round::default());
-            for _ in 0..TURNS {
-                theirs.join(together(&mut bare, tasks / TURNS)?);
-                round.join(ours(&server, slots, tasks / TURNS).await?);
+            for _ in 0..TURNS[usize::from(slots > 1)] {
+                theirs.join(together(&mut bare, tasks / TURNS[0])?);
+                round.join(ours(&server, slots, tasks / TURNS[0]).await?);
             }
             theirs.tell(&mut row, "bare", slots, false);
             round.tell(&mut row, CLAUDEPOOL, slots, true);
@@ -131,18 +142,24 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
 
             let cold = cold(&program, &template, &dir, place.size.of(4, 24))?;
             cold.tell(&mut row, "claude -p", slots, false);
-            let commit = commit_time(&store).await?;
-            let times = one_by_one(&mut bare, &server, tasks).await?;
+            let alone = commit_time(&store).await?;
+            let times = one_by_one(&mut bare, &server, &store, tasks).await?;
+            let commit = median(&times.commits);
             let ways = [
                 ("bare", &times.bare),
                 ("claudepool", &times.ours),
                 ("claude -p", &cold.times),
+                ("one commit", &times.commits),
             ];
             for (way, each) in ways {
                 row.add("p50 ms, 1 caller", way, median(each));
                 row.add("p99 ms, 1 caller", way, percentile(each, 99.0));
             }
-            row.add("p50 ms, 1 caller", "one commit", commit);
+            row.add(
+                "p50 ms, 1 caller",
+                "one commit, nothing else at work",
+                alone,
+            );
             let added = median(&times.ours) - median(&times.bare) - 2.0 * commit;
             let goal = "p50 of Run less bare and two commits";
             row.goal(goal, "ms", Bound::AtMost, 1.0, added);
@@ -191,7 +208,7 @@ fn flags(row: &mut Row, place: &Place, template: &Template, dir: &Path) -> Resul
 /// Our way: some callers, one task after the other each.
 pub async fn ours(server: &Server, callers: usize, tasks: usize) -> Result<Round, Failure> {
     let clients = server.connect(callers).await?;
-    let (begun, used) = (Instant::now(), server.usage());
+    let (begun, used, machine) = (Instant::now(), server.usage(), busy());
     let callers: Vec<_> = clients
         .into_iter()
         .map(|channel| {
@@ -210,8 +227,13 @@ pub async fn ours(server: &Server, callers: usize, tasks: usize) -> Result<Round
         times.extend(caller.await??);
     }
     let all = begun.elapsed();
-    let used = server.usage().since(used);
-    Ok(Round { times, all, used })
+    let (used, machine) = (server.usage().since(used), busy() - machine);
+    Ok(Round {
+        times,
+        all,
+        used,
+        machine,
+    })
 }
 
 /// One task over the wire, and its time.
@@ -261,11 +283,18 @@ fn used_by(bare: &[Bare]) -> Duration {
 struct ByTurns {
     bare: Vec<f64>,
     ours: Vec<f64>,
+    commits: Vec<f64>,
 }
 
 /// One task at a time, a bare one and one of ours by turns, each on another
 /// process than the one before: whichever serves, one of the others is reset.
-async fn one_by_one(bare: &mut [Bare], server: &Server, tasks: usize) -> Result<ByTurns, Failure> {
+/// Before each a commit of the bench's own, which meets the same processors.
+async fn one_by_one(
+    bare: &mut [Bare],
+    server: &Server,
+    store: &Arc<dyn Store>,
+    tasks: usize,
+) -> Result<ByTurns, Failure> {
     let client = server.client().await?;
     let mut times = ByTurns::default();
     for process in bare.iter_mut() {
@@ -275,10 +304,12 @@ async fn one_by_one(bare: &mut [Bare], server: &Server, tasks: usize) -> Result<
     for i in 0..tasks {
         let process = &mut bare[i % count];
         process.read()?;
+        times.commits.push(commit(store).await?);
         let asked = Instant::now();
         process.turn(PROMPT)?;
         times.bare.push(milliseconds(asked.elapsed()));
         process.write("/clear")?;
+        times.commits.push(commit(store).await?);
         // On a worker, as a service's calls are made.
         let mut client = client.clone();
         let ours = tokio::spawn(async move { run(&mut client).await });
@@ -288,6 +319,12 @@ async fn one_by_one(bare: &mut [Bare], server: &Server, tasks: usize) -> Result<
         process.read()?;
     }
     Ok(times)
+}
+
+/// The time of a commit that a worker waits for, as a server does.
+async fn commit(store: &Arc<dyn Store>) -> Result<f64, Failure> {
+    let store = Arc::clone(store);
+    tokio::spawn(async move { one_commit(&store).await }).await?
 }
 
 fn cold(program: &Path, template: &Template, dir: &Path, tasks: usize) -> Result<Round, Failure> {
@@ -305,7 +342,7 @@ fn in_parallel<T: Send>(
     work: impl Fn(&mut T) -> Result<Vec<f64>, Failure> + Sync,
 ) -> Result<Round, Failure> {
     let us = std::process::id();
-    let (begun, used) = (Instant::now(), Usage::of(us));
+    let (begun, used, machine) = (Instant::now(), Usage::of(us), busy());
     let mut times = Vec::new();
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads = slots.iter_mut().map(|slot| scope.spawn(|| work(slot)));
@@ -316,6 +353,11 @@ fn in_parallel<T: Send>(
         times.extend(result.map_err(|_| "a thread panicked")??);
     }
     let all = begun.elapsed();
-    let used = Usage::of(us).since(used);
-    Ok(Round { times, all, used })
+    let (used, machine) = (Usage::of(us).since(used), busy() - machine);
+    Ok(Round {
+        times,
+        all,
+        used,
+        machine,
+    })
 }
