@@ -24,9 +24,10 @@ cp "$here/queue.mjs" .
 
 if [ ! -x python/bin/python ]; then
     python3 -m venv python
-    python/bin/pip install --quiet --disable-pip-version-check claude-agent-sdk==0.2.184
+    python/bin/pip install --quiet --disable-pip-version-check \
+        claude-agent-sdk==0.2.184 procrastinate==3.10.0 'psycopg[binary]==3.3.9'
 fi
-cp "$here/cli.py" .
+cp "$here/cli.py" "$here/submit.py" .
 
 if [ ! -x redis/usr/bin/redis-server ]; then
     mkdir -p debs && (cd debs && apt-get download redis-server redis-tools libjemalloc2 liblzf1 libatomic1 libhiredis0.14 liblua5.1-0 lua-cjson lua-bitop 2>/dev/null)

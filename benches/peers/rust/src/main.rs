@@ -1,6 +1,9 @@
-//! Two Rust libraries on the same tasks; prints JSON.
+//! Rust libraries on the same tasks; prints JSON.
 //!
 //! `peers pool|duplex CLAUDE TASKS SLOTS DIR PROMPT`
+//! `peers apalis FILE CALLERS SECONDS`
+
+mod apalis;
 
 use std::time::Instant;
 
@@ -12,8 +15,13 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [_, file, callers, seconds] = &args[..] {
+        let rate = apalis::submissions(file, callers.parse()?, seconds.parse()?).await?;
+        println!("{}", serde_json::json!({ "rate": rate }));
+        return Ok(());
+    }
     let [mode, claude, tasks, slots, dir, prompt] = &args[..] else {
-        return Err("peers pool|duplex CLAUDE TASKS SLOTS DIR PROMPT".into());
+        return Err("peers pool|duplex CLAUDE TASKS SLOTS DIR PROMPT, or apalis FILE CALLERS SECONDS".into());
     };
     let (tasks, slots): (usize, usize) = (tasks.parse()?, slots.parse()?);
     let (times, seconds) = match mode.as_str() {
