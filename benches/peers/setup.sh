@@ -22,11 +22,10 @@ fi
 # Modules are looked for from where a script lies.
 cp "$here/queue.mjs" .
 
-if [ ! -x python/bin/python ]; then
-    python3 -m venv python
-    python/bin/pip install --quiet --disable-pip-version-check \
-        claude-agent-sdk==0.2.184 procrastinate==3.10.0 'psycopg[binary]==3.3.9'
-fi
+[ -x python/bin/python ] || python3 -m venv python
+# Does nothing where all of it is there.
+python/bin/pip install --quiet --disable-pip-version-check \
+    claude-agent-sdk==0.2.184 procrastinate==3.10.0 'psycopg[binary]==3.3.9'
 cp "$here/cli.py" "$here/submit.py" .
 
 if [ ! -x redis/usr/bin/redis-server ]; then
