@@ -58,6 +58,11 @@ impl Database {
         Ok(Self(server))
     }
 
+    /// Where it listens, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+
     /// A new database in it; its URL as a server's store.
     pub async fn create(&self, name: &str) -> Result<String, Failure> {
         let admin = self.client("postgres").await?;

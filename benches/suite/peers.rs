@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::measure::Failure;
 
-const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
-
 /// The folder that they were fetched into.
 pub fn folder() -> Result<PathBuf, Failure> {
     let folder = std::env::var_os("BENCH_PEERS").map(PathBuf::from);
@@ -65,53 +63,6 @@ pub fn redis(dir: &Path) -> Result<Database, Failure> {
         .arg(&data)
         .env("LD_LIBRARY_PATH", libraries.join(":"))
         .stdout(Stdio::null())
-        .spawn()?;
-    answering(Database { child, port })
-}
-
-/// PostgreSQL as it comes: `synchronous_commit = on`.
-pub fn postgres(dir: &Path) -> Result<Database, Failure> {
-    let data = tempfile::tempdir_in(dir)?.keep();
-    let path = data.display().to_string();
-    // It refuses to run as root.
-    let root = rustix::process::geteuid().is_root();
-    let program = |name: &str| {
-        let name = format!("{POSTGRES}/{name}");
-        let mut command = Command::new(if root { "runuser" } else { &name });
-        if root {
-            command.args(["-u", "postgres", "--", &name]);
-        }
-        command
-            .current_dir("/")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command
-    };
-    if root {
-        let given = Command::new("chown").args(["postgres", &path]).status()?;
-        let ways = data.ancestors().skip(1).take(1);
-        for way in ways {
-            Command::new("chmod").arg("a+x").arg(way).status()?;
-        }
-        if !given.success() {
-            return Err("PostgreSQL cannot be given a directory".into());
-        }
-    }
-    let made = program("initdb")
-        .args(["-D", &path, "-A", "trust", "-U", "postgres"])
-        .status()?;
-    if !made.success() {
-        return Err(format!("initdb failed in {path}").into());
-    }
-    let port = free_port()?;
-    let child = program("postgres")
-        .args(["-D", &path, "-p", &port.to_string(), "-k", &path])
-        .args([
-            "-c",
-            "listen_addresses=127.0.0.1",
-            "-c",
-            "max_connections=200",
-        ])
         .spawn()?;
     answering(Database { child, port })
 }

@@ -9,8 +9,9 @@ use claudepool::pb::pool_service_client::PoolServiceClient;
 
 use super::Place;
 use super::no_op;
+use crate::database::Database;
 use crate::measure::{Bound, Failure, Row, callers};
-use crate::peers::{self, Database};
+use crate::peers;
 use crate::server::{Server, submit};
 
 /// Places to run, and how many times as many jobs as BullMQ are to be done on them:
@@ -32,14 +33,14 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
          server's own process, where slots that are free together are claimed together.",
     );
     let redis = peers::redis(&place.dir)?;
-    let postgres = peers::postgres(&place.dir)?;
+    let postgres = Database::start(&place.dir).await?;
     let systems = [
-        ("BullMQ", "bullmq", &redis),
-        (DATABASES[0], "graphile", &postgres),
+        ("BullMQ", "bullmq", redis.port),
+        (DATABASES[0], "graphile", postgres.port()),
     ];
     let file = tempfile::tempdir_in(&place.dir)?.keep().join("apalis.db");
     let others = [
-        (DATABASES[1], procrastinate(&postgres)?),
+        (DATABASES[1], procrastinate(postgres.port())?),
         (DATABASES[2], apalis(&file)?),
     ];
     let busy = Server::talker(&place.dir, 1)?;
@@ -56,14 +57,10 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
     for _ in 0..place.size.rounds.min(3) {
         for count in [16, 64] {
             let what = format!("submissions/s, {count} callers");
-            for (way, system, database) in systems {
+            for (way, system, port) in systems {
                 let first = count.to_string();
                 let second = span.as_secs_f64().to_string();
-                row.add(
-                    &what,
-                    way,
-                    queue(system, database, "submit", &first, &second)?,
-                );
+                row.add(&what, way, queue(system, port, "submit", &first, &second)?);
             }
             for (way, (program, args)) in &others {
                 let mut command = Command::new(program);
@@ -85,9 +82,9 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
         }
         for (places, goal, server, channels) in &servers {
             let what = format!("jobs that do nothing/s, {places} places");
-            for (way, system, database) in systems {
+            for (way, system, port) in systems {
                 let (first, second) = (jobs.to_string(), places.to_string());
-                let rate = queue(system, database, "tasks", &first, &second)?;
+                let rate = queue(system, port, "tasks", &first, &second)?;
                 row.add(&what, way, rate);
             }
             let begun = Instant::now();
@@ -117,17 +114,11 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
     Ok(row)
 }
 
-fn queue(
-    system: &str,
-    database: &Database,
-    what: &str,
-    first: &str,
-    second: &str,
-) -> Result<f64, Failure> {
+fn queue(system: &str, port: u16, what: &str, first: &str, second: &str) -> Result<f64, Failure> {
     let said = peers::run(
         Command::new("node")
             .arg(peers::folder()?.join("queue.mjs"))
-            .args([system, &database.port.to_string(), what, first, second]),
+            .args([system, &port.to_string(), what, first, second]),
     )?;
     rate(&said)
 }
@@ -141,10 +132,9 @@ fn rate(said: &serde_json::Value) -> Result<f64, Failure> {
 /// A program and its first arguments; callers and seconds follow.
 type Submitting = (PathBuf, Vec<OsString>);
 
-fn procrastinate(database: &Database) -> Result<Submitting, Failure> {
+fn procrastinate(port: u16) -> Result<Submitting, Failure> {
     let folder = peers::folder()?;
-    let port = database.port.to_string().into();
-    let args = vec![folder.join("submit.py").into(), port];
+    let args = vec![folder.join("submit.py").into(), port.to_string().into()];
     Ok((folder.join("python/bin/python"), args))
 }
 
