@@ -4,9 +4,15 @@
 //! ```text
 //! state_dir/lock           held while a server uses the directory
 //! state_dir/run/MARKER     a running shim: its pid and start time
-//! state_dir/config/MARKER  CLAUDE_CONFIG_DIR and HOME of one process at a time
+//! state_dir/config/MARKER  what one process at a time has for itself:
+//!     claude               its CLAUDE_CONFIG_DIR and HOME
+//!     idle                 where it waits that has no working directory yet
+//!     private              what it reads while it starts
 //! state_dir/projects       saved sessions: shared, so that any process resumes any
 //! ```
+//!
+//! The CLI watches its configuration directory and writes in it, so that it looks at every
+//! entry some four times a task: nothing of ours is in it that it does not need.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -54,6 +60,16 @@ fn make_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Removes what an earlier process left at `path`, and links it to `target` if there is one.
+fn replace(path: &Path, target: Option<&Path>) -> io::Result<()> {
+    let removed = match path.symlink_metadata() {
+        Ok(there) if there.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(_) => Ok(()),
+    };
+    removed.and_then(|()| target.map_or(Ok(()), |target| symlink(target, path)))
+}
+
 impl Homes {
     /// Takes `state_dir` for this server. `WouldBlock`: another one has it.
     pub(crate) fn open(state_dir: &Path, credentials: Option<PathBuf>) -> io::Result<Arc<Self>> {
@@ -85,8 +101,9 @@ impl Homes {
         self.known.lock().expect("nobody panics holding it")
     }
 
-    /// A directory that no process uses.
-    pub(crate) fn acquire(self: &Arc<Self>) -> io::Result<Home> {
+    /// A directory that no process uses; with `sessions` the saved ones are found from it,
+    /// and its own are among them.
+    pub(crate) fn acquire(self: &Arc<Self>, sessions: bool) -> io::Result<Home> {
         let marker = Uuid::new_v4().to_string();
         let free = {
             let mut known = self.known();
@@ -100,17 +117,12 @@ impl Homes {
             recorded: false,
             start: 0,
         };
+        make_dir(&home.dir())?;
         make_dir(&home.idle_dir())?;
-        let projects = home.dir.join("projects");
-        if !projects.is_symlink() {
-            symlink(self.state_dir.join("projects"), projects)?;
-        }
+        let projects = sessions.then(|| self.state_dir.join("projects"));
+        replace(&home.dir().join("projects"), projects.as_deref())?;
         if let Some(credentials) = &self.credentials {
-            let link = home.dir.join(".credentials.json");
-            if !link.is_symlink() {
-                let _ = fs::remove_file(&link);
-                symlink(credentials, link)?;
-            }
+            replace(&home.dir().join(".credentials.json"), Some(credentials))?;
         }
         Ok(home)
     }
@@ -224,8 +236,8 @@ impl Home {
     }
 
     /// The configuration directory of the process.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.dir.join("claude")
     }
 
     /// Where a process waits that has no working directory yet.
@@ -277,7 +289,7 @@ impl Home {
         known.live.remove(&self.marker);
         let reuse = clean && known.free.len() < FREE_MAX;
         if reuse {
-            let _ = fs::remove_dir_all(self.dir.join(".claude.json.lock"));
+            let _ = fs::remove_dir_all(self.dir().join(".claude.json.lock"));
             known.free.push(self.dir.clone());
             return;
         }
@@ -308,78 +320,4 @@ impl Drop for Home {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_directory_is_never_given_to_two_processes_and_is_used_again() {
-        let state = tempfile::tempdir().unwrap();
-        let homes = Homes::open(state.path(), None).unwrap();
-
-        let first = homes.acquire().unwrap();
-        let second = homes.acquire().unwrap();
-        assert_ne!(first.dir(), second.dir());
-        let dir = first.dir().to_owned();
-        first.release(true);
-
-        assert_eq!(homes.acquire().unwrap().dir(), dir);
-    }
-
-    #[test]
-    fn the_directory_of_a_killed_process_is_not_used_again() {
-        let state = tempfile::tempdir().unwrap();
-        let homes = Homes::open(state.path(), None).unwrap();
-
-        let home = homes.acquire().unwrap();
-        let dir = home.dir().to_owned();
-        home.release(false);
-
-        assert!(!dir.exists());
-        assert_ne!(homes.acquire().unwrap().dir(), dir);
-    }
-
-    #[test]
-    fn saved_sessions_are_shared_and_survive_the_directory() {
-        let state = tempfile::tempdir().unwrap();
-        let homes = Homes::open(state.path(), None).unwrap();
-
-        let home = homes.acquire().unwrap();
-        fs::write(home.dir().join("projects/session"), "kept").unwrap();
-        home.release(false);
-
-        let other = homes.acquire().unwrap();
-        let read = fs::read_to_string(other.dir().join("projects/session")).unwrap();
-        assert_eq!(read, "kept");
-    }
-
-    #[test]
-    fn a_private_file_is_its_owners_alone_and_does_not_outlive_a_killed_server() {
-        use std::os::unix::fs::MetadataExt;
-        let state = tempfile::tempdir().unwrap();
-        let killed = Homes::open(state.path(), None).unwrap();
-        let home = killed.acquire().unwrap();
-        let file = home.private("mcp.json", "secret").unwrap();
-        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
-        let around = file.parent().unwrap().metadata().unwrap();
-        assert_eq!(around.mode() & 0o777, 0o700);
-        // What a kill leaves: nothing is dropped, and the lock is free.
-        std::mem::forget(home);
-        rustix::fs::flock(&killed._lock, rustix::fs::FlockOperation::Unlock).unwrap();
-
-        let next = Homes::open(state.path(), None).unwrap();
-        assert!(file.exists());
-        next.settle().unwrap();
-
-        assert!(!file.exists());
-    }
-
-    #[test]
-    fn a_state_directory_serves_one_server_at_a_time() {
-        let state = tempfile::tempdir().unwrap();
-        let first = Homes::open(state.path(), None).unwrap();
-
-        assert!(Homes::open(state.path(), None).is_err());
-        drop(first);
-        assert!(Homes::open(state.path(), None).is_ok());
-    }
-}
+mod tests;

@@ -249,7 +249,8 @@ fn spawn(
     {
         return Err(AgentError::NoSession);
     }
-    let home = homes.acquire().map_err(failed)?;
+    let sessions = launch.profile.save_sessions || launch.resume.is_some();
+    let home = homes.acquire(sessions).map_err(failed)?;
     let mcp_config = argv::mcp_config(&launch.profile)?
         .map(|definitions| home.private("mcp.json", &definitions).map_err(failed))
         .transpose()?;
@@ -259,7 +260,7 @@ fn spawn(
         env: argv::environment(
             &launch.profile,
             options,
-            home.dir(),
+            &home.dir(),
             home.marker(),
             |name| std::env::var_os(name),
         ),
