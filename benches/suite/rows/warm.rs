@@ -80,18 +80,13 @@ pub async fn row(place: Place) -> Result<Row, Failure> {
             ours(&server, slots, WARM * slots).await?;
             together(&mut bare, WARM * slots)?;
             together(&mut control, WARM * slots)?;
-            let mut rounds = [(); 3].map(|()| Round::default());
-            let [theirs, round, others] = &mut rounds;
+            let [mut theirs, mut round, mut others] = [(); 3].map(|()| Round::default());
             let each = tasks / TURNS[0];
-            for turn in 0..TURNS[usize::from(slots > 1)] {
-                let mut sets = [(&mut *theirs, &mut bare), (&mut *others, &mut control)];
-                if turn % 2 == 1 {
-                    sets.reverse();
-                }
-                let [first, last] = sets;
-                first.0.join(together(first.1, each)?);
+            // Each follows another: who becomes idle tidies up for a while, beside who is next.
+            for _ in 0..TURNS[usize::from(slots > 1)] {
+                theirs.join(together(&mut bare, each)?);
                 round.join(ours(&server, slots, each).await?);
-                last.0.join(together(last.1, each)?);
+                others.join(together(&mut control, each)?);
             }
             theirs.tell(&mut row, "bare", slots, false);
             round.tell(&mut row, CLAUDEPOOL, slots, true);
