@@ -147,7 +147,7 @@ fn page(seen: &Seen<'_>, machine: &[String]) -> Option<String> {
         let _ = writeln!(page, "{line}");
     }
     let from = match process {
-        Some(_) => "measured after some hundred tasks (row `warm`)",
+        Some(_) => "measured after 180 tasks each (row `warm`); 274 MiB were seen after 1,200",
         None => "not measured in this run: ready ones were seen at 165 to 304 MB",
     };
     let _ = writeln!(

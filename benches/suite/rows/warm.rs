@@ -24,7 +24,7 @@ use round::{in_parallel, run, together};
 const TURNS: [usize; 2] = [4, 8];
 /// Tasks that each process serves before it is measured.
 const WARM: usize = 20;
-/// Memory of a slot's process after some hundred tasks.
+/// Memory of a slot's process after the tasks of a round, 180 each in a whole run.
 pub const PROCESS: &str = "MiB a process";
 /// What two sets of bare processes differ by is what a round cannot tell from nothing.
 const CONTROL: &str = "bare, other processes";
